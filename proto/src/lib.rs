@@ -1,1 +1,3 @@
-//! Placeholder crate map.
+//! The shared words of the Todo API.
+
+pub mod id;
