@@ -1,1 +1,4 @@
 //! The server.
+
+pub mod limits;
+pub mod snapshot;
