@@ -17,6 +17,7 @@ mod level;
 mod oracle;
 mod page;
 mod refresh;
+pub mod response;
 mod slice;
 
 use siphasher::sip::SipHasher24;
