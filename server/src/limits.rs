@@ -217,3 +217,8 @@ const _: () = assert!(PAGE_BYTES_MAX + ITEM_JSON_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(PAGE_ITEMS_JOIN < PAGE_ITEMS && PAGE_ITEMS < PAGE_ITEMS_MAX);
 const _: () = assert!(PAGE_BYTES_JOIN < PAGE_BYTES && PAGE_BYTES < PAGE_BYTES_MAX);
 const _: () = assert!(CHUNK_PAGES_JOIN < CHUNK_PAGES && CHUNK_PAGES < CHUNK_PAGES_MAX);
+
+/// Connections to the store for reads below the floor.
+pub const STORE_READERS: usize = 2;
+/// Sample todos that are appended together.
+pub const FILL_GROUP_COMMANDS: usize = 1_000;

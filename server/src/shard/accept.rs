@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::limits::{ACCEPTS_PER_ROUND, EXHAUSTED_WAIT_MS};
 use crate::shard::connection::serve;
-use crate::shard::io::{self, Listener, is_exhausted};
+use crate::shard::io::{self, Listener};
 use crate::shard::{Peer, Shard};
 use crate::sys::Direction;
 
@@ -33,8 +33,9 @@ fn take_queued(shard: &Rc<Shard>, listener: &Listener) -> bool {
             Ok(None) => break,
             Err(error) => {
                 shard.counters.accept_exhausted.add(1);
-                if !is_exhausted(&error) {
-                    shard.to_control.report(format!("accept: {error}"));
+                let now_ms = shard.site.borrow().now.tick_ms;
+                if let Some(times) = shard.accept_errors.borrow_mut().occurred(now_ms) {
+                    tracing::warn!(shard = shard.index, times, %error, "cannot accept a connection; trying again");
                 }
                 return false;
             }

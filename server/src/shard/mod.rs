@@ -33,6 +33,7 @@ use crate::http::output::{Held, Pool};
 use crate::http::reject::Reject;
 use crate::http::site::{Now, Rules, Site};
 use crate::limits::{BUSY_READ_BUFFER_BYTES, BUSY_READ_BUFFERS_FREE_MAX, READ_BUFFER_BYTES};
+use crate::repeated::Repeated;
 use crate::shard::deadlines::{Deadlines, PeerKey};
 use crate::shard::io::{Canceller, Driver, Listener, Runtime};
 use crate::snapshot::response::Responses;
@@ -58,22 +59,27 @@ pub struct ShardStart {
     pub from_control: FromControl,
     /// What it counts.
     pub counters: Arc<ShardCounters>,
-    /// The clocks: monotonic milliseconds, Unix milliseconds.
+    /// The clocks: monotonic and Unix.
     pub clocks: Clocks,
 }
 
 /// The clocks that a shard reads: on its sweep, and for writes.
 #[derive(Clone, Copy)]
 pub struct Clocks {
-    /// Monotonic milliseconds since some moment.
-    pub tick_ms: fn() -> u64,
+    /// Monotonic microseconds since some moment.
+    pub tick_us: fn() -> u64,
     /// Unix milliseconds.
     pub wall_ms: fn() -> u64,
 }
 
 impl Clocks {
+    /// Monotonic milliseconds.
+    pub fn tick_ms(self) -> u64 {
+        (self.tick_us)() / 1_000
+    }
+
     fn now(self) -> Now {
-        Now { tick_ms: (self.tick_ms)(), second: (self.wall_ms)() / 1000 }
+        Now { tick_ms: self.tick_ms(), second: (self.wall_ms)() / 1000 }
     }
 }
 
@@ -94,6 +100,7 @@ pub struct Shard {
     draining: Cell<bool>,
     /// Snapshots that are no longer current but were still being sent when they were replaced.
     superseded: RefCell<Vec<Weak<Held>>>,
+    accept_errors: RefCell<Repeated>,
 }
 
 /// Connections that read into small buffers of their own.
@@ -163,6 +170,7 @@ async fn serve(start: ShardStart) -> std::io::Result<()> {
         index: start.index,
         draining: Cell::new(false),
         superseded: RefCell::default(),
+        accept_errors: RefCell::default(),
     });
     for listener in listeners {
         io::spawn(accept::run(Rc::clone(&shard), listener));
@@ -308,7 +316,7 @@ impl Shard {
     fn hand_over(&self, peer: &Peer, deferred: crate::http::connection::Deferred) {
         use crate::http::connection::Deferred;
         self.counters.deferred.add(1);
-        let ticket = Ticket { shard: self.index, peer: peer.key, place: 0 };
+        let ticket = Ticket { shard: self.index, peer: peer.key, place: 0, since_us: (self.clocks.tick_us)() };
         let writes = match &deferred {
             Deferred::Writes(commands) => Some(commands.len()),
             Deferred::Read(_) | Deferred::Page(_) => None,
