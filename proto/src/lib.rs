@@ -1,1 +1,2 @@
 //! Placeholder crate map.
+pub mod id;
