@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use todo_proto::command::ProducerId;
 use todo_worker::apply::{self, Status};
 use todo_worker::channel::{self, AppendError, QueueBounds};
-use todo_worker::sample;
+use todo_worker::sample::SampleTodos;
 use todo_worker::sqlite::SqliteStore;
 use todo_worker::traits::Outcome;
 use tokio::sync::{oneshot, watch};
@@ -69,7 +69,7 @@ async fn append_all(store: SqliteStore, count: u64) -> Result<SqliteStore, FillE
             let _ = published.done.send(());
         }
     });
-    let mut commands = sample::commands(count, clock::wall_ms()).peekable();
+    let mut commands = SampleTodos::new(clock::tick_us(), count, clock::wall_ms()).peekable();
     let mut waiting: Option<oneshot::Receiver<()>> = None;
     while commands.peek().is_some() {
         let mut group: Vec<_> = commands.by_ref().take(FILL_GROUP_COMMANDS).map(|command| (command, None)).collect();

@@ -263,7 +263,7 @@ fn rules(settings: &Settings) -> Rules {
 
 fn load(reader: &mut SqliteReader, window: Window) -> Result<Snapshot, StoreError> {
     let mut builder: Option<Builder> = None;
-    let store_id = reader.store_id()?;
+    let store_id = reader.read_one(ItemId::ZERO)?.0.store_id;
     let items = builder.insert(Builder::new(store_id, 1));
     let bytes_max = usize::try_from(window.bytes_max).unwrap_or(usize::MAX);
     let loaded = reader.load(window.items_max as usize, bytes_max, |id, json| items.push(id, json))?;

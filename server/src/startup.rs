@@ -154,8 +154,9 @@ fn resolve(hosts: &str, port: u16) -> Result<Vec<SocketAddr>, StartError> {
     let mut addresses = Vec::new();
     for host in hosts.split(',').map(str::trim) {
         if host == "localhost" {
-            addresses
-                .extend([IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)].map(|ip| (ip, port).into()));
+            addresses.extend(
+                [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)].map(|ip| SocketAddr::new(ip, port)),
+            );
             continue;
         }
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);

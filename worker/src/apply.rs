@@ -325,11 +325,7 @@ impl<L: CommandLog, S: TodoStore, F: ChangeFeed> ApplyLoop<L, S, F> {
                 self.refuse_pending(reason);
                 Ok(())
             }
-            StoreError::Fenced | StoreError::Unknown(_) if L::KEEPS => {
-                self.pending.clear();
-                self.partition = None;
-                self.wait_out(error.into()).await
-            }
+            StoreError::Fenced | StoreError::Unknown(_) if L::KEEPS => self.read_again(error).await,
             StoreError::Unknown(_) => {
                 self.pending.drain(..attempt);
                 self.log.settle(attempt, Outcome::Unknown);
@@ -337,6 +333,13 @@ impl<L: CommandLog, S: TodoStore, F: ChangeFeed> ApplyLoop<L, S, F> {
             }
             StoreError::Fenced | StoreError::Ended(_) => Err(Leave::Ended(error.to_string())),
         }
+    }
+
+    /// The store tells where the partition stands now, and the log has everything from there.
+    async fn read_again(&mut self, error: StoreError) -> Result<(), Leave> {
+        self.pending.clear();
+        self.partition = None;
+        self.wait_out(error.into()).await
     }
 
     fn narrow(&mut self, attempt: usize, why: &str) -> Result<(), Leave> {
@@ -414,17 +417,19 @@ impl<L: CommandLog, S: TodoStore, F: ChangeFeed> ApplyLoop<L, S, F> {
                 tracing::warn!(part = self.part, %error, "cannot note how far it has caught up; again in a minute");
                 Ok(())
             }
-            // No command is in this transaction, so nothing is refused and nobody answered.
-            Err(error) => {
+            Err(error @ (StoreError::Fenced | StoreError::Unknown(_))) if L::KEEPS => {
                 self.look = None;
-                self.recover(0, error).await
+                self.read_again(error).await
             }
+            Err(error) => Err(Leave::Ended(error.to_string())),
         }
     }
 
     fn refuse_pending(&mut self, reason: NotAppended) {
-        self.log.settle(self.pending.len(), Outcome::NotAppended(reason));
-        self.pending.clear();
+        if !self.pending.is_empty() {
+            self.log.settle(self.pending.len(), Outcome::NotAppended(reason));
+            self.pending.clear();
+        }
     }
 
     /// Writing has ended: whoever still waits, or comes, hears so at once.

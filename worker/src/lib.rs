@@ -5,7 +5,7 @@
 //! - [`apply`]: the loop between them, the same for every log, store and feed
 //! - [`channel`]: the log and the feed of one process, in memory
 //! - [`sqlite`]: the store in one file, and the reads that a snapshot needs
-//! - [`sample`]: varied todos to fill a store with
+//! - [`sample`] and [`fill`]: varied todos, and how a store is filled with them
 //! - [`limits`]: every bound of this crate
 //!
 //! A write's way: [`channel::Appender`], [`apply::run`], [`sqlite::SqliteStore`], [`channel::ChannelFeed`], and back as an
@@ -14,6 +14,7 @@
 
 pub mod apply;
 pub mod channel;
+pub mod fill;
 pub mod limits;
 pub mod sample;
 pub mod sqlite;

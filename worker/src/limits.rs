@@ -27,10 +27,10 @@ pub const PRODUCER_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
 /// A tombstone stays at least this long, so that every follower sees it.
 pub const TOMBSTONE_KEPT_MS: u64 = 60 * 60 * 1000;
 /// Tombstones purged in one transaction; the rest goes in the next, behind the commands that wait.
-pub const PURGE_ROWS_MAX: usize = 2_000;
+pub const PURGE_ROWS_MAX: u32 = 2_000;
 /// Dead letters for a reused key that a partition keeps, the newest; what goes is counted. Those for other reasons were
 /// promised an effect and stay until somebody has looked at them.
-pub const KEY_REUSED_KEPT_MAX: usize = 10_000;
+pub const KEY_REUSED_KEPT_MAX: u32 = 10_000;
 
 /// Pages of the write-ahead log (4 KiB each) after which it is written back into the file, between two batches. It can
 /// grow beyond while a reader holds an old view.

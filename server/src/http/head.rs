@@ -434,7 +434,7 @@ struct Target<'a> {
 
 impl<'a> Target<'a> {
     fn parse(method: Method, target: &'a [u8]) -> Result<Target<'a>, Reject> {
-        if target[0] == b'/' {
+        if target.starts_with(b"/") {
             return Target::of_path(TargetForm::Origin, None, target);
         }
         let asterisk = Target { form: TargetForm::Asterisk, authority: None, path: b"", query: b"" };

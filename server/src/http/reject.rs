@@ -83,7 +83,7 @@ macro_rules! rejects {
             }
         }
 
-        /// The rejects in the order of [`Reject::index`], and the slugs of their types.
+        /// The slugs of the types, in the order of [`Reject::index`].
         const SLUGS: &[&str] = &[$($slug,)* "invalid-body"];
 
         /// The variants without what they carry, for their numbers.

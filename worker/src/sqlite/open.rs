@@ -10,7 +10,6 @@ use rustix::fs::{FlockOperation, flock};
 use todo_proto::names::TOPIC;
 
 use crate::limits::BUSY_TIMEOUT;
-use crate::sqlite::integer;
 
 /// Why a data file cannot be opened: one sentence with the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,6 +1,7 @@
 //! The one connection that writes.
 
-use rusqlite::{CachedStatement, CheckpointMode, Connection, ErrorCode, OptionalExtension, Row as SqlRow};
+use rusqlite::wal::CheckpointMode;
+use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, Row as SqlRow};
 use todo_proto::change::StoreId;
 use todo_proto::command::ProducerId;
 use todo_proto::fold::{Batch, DeadReason, Partition, Row};
@@ -213,7 +214,7 @@ impl Writer {
             )?
             .execute((batch.part, DeadReason::KeyReused.name(), KEY_REUSED_KEPT_MAX))?;
         self.statement("UPDATE partitions SET dead_letters_dropped = dead_letters_dropped + ?1 WHERE part = ?2")?
-            .execute((dropped, batch.part))?;
+            .execute((integer(dropped as u64), batch.part))?;
         Ok(())
     }
 
