@@ -128,7 +128,7 @@ mod tests {
 
     impl Node for Range {
         fn oldest(&self) -> ItemId {
-            ItemId::from_u128(self.oldest)
+            ItemId::from_bytes(self.oldest.to_be_bytes())
         }
 
         fn totals(&self) -> Totals {
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(level.before(2), Totals { items: 4, bytes: 40, sum: u64::MAX - 1 });
         assert_eq!(level.totals(), Totals { items: 6, bytes: 60, sum: u64::MAX - 2 });
         assert_eq!(level.totals() - level.before(2), Totals { items: 2, bytes: 20, sum: u64::MAX });
-        assert_eq!(level.oldest(), ItemId::from_u128(10));
+        assert_eq!(level.oldest(), ItemId::from_bytes(10_u128.to_be_bytes()));
     }
 
     #[test]
@@ -165,7 +165,7 @@ mod tests {
         ];
         for (ids, shares) in table {
             let changes: Vec<ItemChange<'_>> =
-                ids.iter().map(|&id| ItemChange { id: ItemId::from_u128(id), json: None }).collect();
+                ids.iter().map(|&id| ItemChange { id: ItemId::from_bytes(id.to_be_bytes()), json: None }).collect();
             let level = level();
             let routed: Vec<usize> = level.route(&changes).map(|(_, here)| here.len()).collect();
             assert_eq!(routed, shares, "ids {ids:?}");

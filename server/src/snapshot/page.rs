@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     fn item(id: u128, json: &[u8]) -> Item<'_> {
-        Item { id: ItemId::from_u128(id), json, hash: id as u64 }
+        Item { id: ItemId::from_bytes(id.to_be_bytes()), json, hash: id as u64 }
     }
 
     #[test]
@@ -227,7 +227,10 @@ mod tests {
         assert_eq!(page.before(2), Totals { items: 2, bytes: 11, sum: 14 });
         assert_eq!(page.totals(), Totals { items: 3, bytes: 13, sum: 16 });
         assert_eq!(page.before(3), page.totals());
-        assert_eq!((page.oldest(), page.id(1)), (ItemId::from_u128(2), ItemId::from_u128(5)));
+        assert_eq!(
+            (page.oldest(), page.id(1)),
+            (ItemId::from_bytes(2_u128.to_be_bytes()), ItemId::from_bytes(5_u128.to_be_bytes()))
+        );
         assert_eq!([3, 4, 10, 11, 99].map(|bytes| page.items_within(bytes)), [0, 1, 1, 2, 3]);
         assert!(page.is_made_for(7) && !page.is_made_for(8));
         let items: Vec<(&[u8], u64)> = page.items().map(|item| (item.json, item.hash)).collect();
@@ -254,8 +257,10 @@ mod tests {
             ("all at once", &[(9, Some(b"i")), (8, None), (7, Some(b"g")), (4, Some(b"D"))], b"igfD"),
         ];
         for (name, changes, expected) in table {
-            let changes: Vec<ItemChange<'_>> =
-                changes.iter().map(|&(id, json)| ItemChange { id: ItemId::from_u128(id), json }).collect();
+            let changes: Vec<ItemChange<'_>> = changes
+                .iter()
+                .map(|&(id, json)| ItemChange { id: ItemId::from_bytes(id.to_be_bytes()), json })
+                .collect();
             let merged = merge(Some(&page), &changes, &key);
             let json: Vec<u8> = merged.iter().flat_map(|item| item.json).copied().collect();
             assert_eq!(json, expected, "{name}");
