@@ -4,7 +4,8 @@ use todo_proto::command::{Operation, TodoCommand};
 use todo_proto::id::ItemId;
 use todo_proto::todo::{parse_fields, parse_patch};
 
-use super::group::{Deferred, Group, Member, MemberContent};
+use super::group::Group;
+use super::requests::is_unreadable;
 use super::{Connection, Phase, Purpose, ReadingBody, Step};
 use crate::counters::RouteKind;
 use crate::http::body::Body;
@@ -39,8 +40,10 @@ impl Connection {
         let (write, reader) = match admitted.and_then(|write| Ok((write, reader?))) {
             Ok(admitted) => admitted,
             Err(reject) => {
+                let form = if is_unreadable(head) { form.closing() } else { form };
                 self.refuse(reject, form, RouteKind::of(route), site);
-                return self.on_unwanted_body(head, form, site);
+                self.discard_body(head, site);
+                return Step::Continue;
             }
         };
         if reader.is_done() {
@@ -50,8 +53,8 @@ impl Connection {
         if head.expect_continue && behind.is_empty() {
             self.output.put(b"HTTP/1.1 100 Continue\r\n\r\n", &site.pool);
         }
-        let purpose = Purpose::Write { write, payload: Vec::new() };
-        self.body = Some(Box::new(ReadingBody { reader, form, purpose }));
+        let purpose = Purpose::Write { write, form, payload: Vec::new() };
+        self.body = Some(Box::new(ReadingBody { reader, purpose }));
         self.phase = Phase::Body;
         self.began_ms = site.now.tick_ms;
         Step::Continue
@@ -72,26 +75,9 @@ impl Connection {
         };
         let received_at_ms = (site.wall_clock)();
         let command = TodoCommand { id: write.id, operation, subject: write.subject.into_string(), received_at_ms };
-        let is_create = matches!(write.route, Route::Create);
-        let content = MemberContent::Command { id: write.id, is_create, outcome: None };
-        let group = self.group.get_or_insert_with(|| {
-            Box::new(Group {
-                members: Vec::new(),
-                deferred: Some(Deferred::Writes(Vec::new())),
-                waiting: 0,
-                bytes: 0,
-                closes: false,
-            })
-        });
-        let Some(Deferred::Writes(commands)) = &mut group.deferred else {
-            unreachable!("a write joins only a group of writes that is not handed over")
-        };
-        commands.push(command);
-        group.members.push(Member { form, kind, content });
-        group.waiting += 1;
-        group.bytes += payload.len();
-        if form.closes() {
-            group.closes = true;
+        let group = self.group.get_or_insert_with(|| Box::new(Group::of_writes()));
+        group.push_command(command, payload.len(), kind, form);
+        if group.closes {
             self.phase = Phase::Deferred;
         }
     }

@@ -28,7 +28,10 @@ impl Connection {
                 let next = next_link(site.held.snapshot.floor(), limit);
                 self.answer_slice(&slice, kind, form, head, &next, site);
             }
-            Found::Below => self.defer(Deferred::Read(query), kind, form),
+            Found::Below => {
+                let condition = head.filter(|head| head.has_condition()).map(condition_lines);
+                self.defer(Deferred::Read(query), kind, form, condition);
+            }
             Found::Absent => self.reject(Reject::NotFound, form, kind, site),
         }
         if form.closes() && self.phase == Phase::Head {
@@ -81,8 +84,8 @@ impl Connection {
                 self.answer_slice(&slice, RouteKind::List, form, Some(head), "", site);
             }
             Route::Health => self.answer_text(200, JSON, b"{\"status\":\"ok\"}\n", kind, form, site),
-            Route::Ready => self.defer(Deferred::Page(Page::Ready), kind, form),
-            Route::Metrics => self.defer(Deferred::Page(Page::Metrics), kind, form),
+            Route::Ready => self.defer(Deferred::Page(Page::Ready), kind, form, None),
+            Route::Metrics => self.defer(Deferred::Page(Page::Metrics), kind, form, None),
             Route::Options(allow) => {
                 let fields = Fields { extra: allow.fields().as_bytes(), ..Fields::default() };
                 let Site { pool, date, counters, .. } = site;
@@ -118,30 +121,25 @@ impl Connection {
     }
 
     /// Makes a group of one request that memory cannot answer.
-    pub(super) fn defer(&mut self, deferred: Deferred, kind: RouteKind, form: Form) {
+    fn defer(&mut self, deferred: Deferred, kind: RouteKind, form: Form, condition: Option<Box<[u8]>>) {
         debug_assert!(self.group.is_none(), "only writes join a group");
-        self.group = Some(Box::new(Group {
-            members: vec![Member { form, kind, content: MemberContent::Other(None) }],
-            deferred: Some(deferred),
-            waiting: 1,
-            bytes: 0,
-            closes: form.closes(),
-        }));
+        self.group = Some(Box::new(Group::of_one(deferred, kind, form, condition)));
         self.phase = Phase::Deferred;
     }
 
     pub(super) fn answer_group_if_complete(&mut self, site: &mut Site) -> bool {
-        if self.group.as_ref().is_none_or(|group| group.waiting > 0) {
-            return false;
+        let Some(mut group) = self.group.take_if(|group| group.is_complete()) else { return false };
+        if site.draining && self.input.is_empty() && self.body.is_none() {
+            group.close_behind();
         }
-        let group = self.group.take().expect("looked at above");
+        let closes = group.closes;
         self.output.begin_turn();
-        for member in group.members {
+        for member in group.into_members() {
             self.answer_member(member, site);
         }
-        self.phase = Phase::Head;
+        self.phase = if self.body.is_some() { Phase::Body } else { Phase::Head };
         self.began_ms = site.now.tick_ms;
-        if group.closes {
+        if closes {
             self.close(site);
         }
         self.turn_done(site);
@@ -160,12 +158,15 @@ impl Connection {
                 }
             },
             MemberContent::Refused(reject) => self.reject(reject, form, kind, site),
-            MemberContent::Other(answer) => match answer.expect("the group is complete") {
+            MemberContent::Other { condition, answer } => match answer.expect("the group is complete") {
                 DeferredAnswer::Reject(reject) => self.reject(reject, form, kind, site),
                 DeferredAnswer::Body { status, content_type, extra, etag, body } => {
+                    let lines = condition.iter().flat_map(|lines| lines.split(|byte| *byte == b'\n'));
+                    let unchanged = etag.is_some_and(|etag| if_none_match(lines, etag.as_bytes()));
+                    let status = if unchanged { 304 } else { status };
                     let fields = Fields {
-                        content_type: Some(content_type),
-                        content_length: Some(body.len() as u64),
+                        content_type: (!unchanged).then_some(content_type),
+                        content_length: (!unchanged).then_some(body.len() as u64),
                         etag: etag.as_ref(),
                         vary: kind == RouteKind::List && varies(body.len() as u64),
                         extra: extra.as_bytes(),
@@ -173,7 +174,7 @@ impl Connection {
                     let Site { pool, date, counters, .. } = site;
                     self.output.put_with(REPLY_HEAD_BYTES_MAX + body.len(), pool, |out| {
                         write_head(out, status, form, date, &fields);
-                        if !form.head_only {
+                        if !unchanged && !form.head_only {
                             out.extend_from_slice(&body);
                         }
                     });
@@ -238,4 +239,10 @@ pub fn next_link(after: ItemId, limit: u32) -> String {
 
 fn idempotency_line(id: ItemId) -> String {
     format!("Idempotency-Key: {}\r\n", String::from_utf8_lossy(&id.hyphenated()))
+}
+
+/// The values of `If-None-Match`, a line each: what a deferred read must keep of its head.
+fn condition_lines(head: &Head<'_>) -> Box<[u8]> {
+    let lines: Vec<&[u8]> = head.if_none_match().collect();
+    lines.join(&b'\n').into()
 }

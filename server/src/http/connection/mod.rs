@@ -25,14 +25,17 @@
 mod admit;
 mod answers;
 mod group;
+#[cfg(any(test, fuzzing))]
+pub mod proof;
 mod requests;
 
 use self::admit::Write;
 pub use self::answers::next_link;
+use self::group::Group;
 pub use self::group::{Deferred, DeferredAnswer, Page, WriteOutcome};
-use self::group::{Group, Member, MemberContent};
 use crate::counters::RouteKind;
 use crate::http::body::Body;
+use crate::http::head;
 use crate::http::known::KnownIndex;
 use crate::http::output::{Output, Transfer};
 use crate::http::reject::Reject;
@@ -111,13 +114,12 @@ pub struct Connection {
 /// A request whose body is being read.
 struct ReadingBody {
     reader: Body,
-    form: Form,
     purpose: Purpose,
 }
 
 enum Purpose {
     /// A write that passed the door.
-    Write { write: Write, payload: Vec<u8> },
+    Write { write: Write, form: Form, payload: Vec<u8> },
     /// A refused request, already answered or waiting in the group: its body is dropped, up to a bound.
     Discard,
 }
@@ -180,8 +182,9 @@ impl Connection {
         self.turn_done(site);
     }
 
-    /// The client has ended its side: what it is owed still leaves.
+    /// The client has ended its side: what has not come of a request never will. Only after [`Next::Read`].
     pub fn end_of_input(&mut self, site: &mut Site) {
+        debug_assert_eq!(self.next(), Next::Read, "it is served to its end before it is asked for more");
         self.input_ended = true;
         self.close(site);
     }
@@ -204,36 +207,25 @@ impl Connection {
         }
     }
 
-    /// What to hand over; once a group. Only when [`is_deferred`](Connection::is_deferred).
+    /// What to hand over; once a group, and not before the earlier answers have been written.
     pub fn take_deferred(&mut self) -> Option<Deferred> {
-        if self.phase != Phase::Deferred {
+        if self.next() != Next::Wait {
             return None;
         }
-        self.group.as_mut()?.deferred.take()
+        self.group.as_mut()?.take_deferred()
     }
 
     /// The outcome of the group's `place`-th command. Answers are queued when all are in; true then.
     pub fn write_outcome(&mut self, place: usize, outcome: WriteOutcome, site: &mut Site) -> bool {
         let Some(group) = &mut self.group else { return false };
-        let commands = group.members.iter_mut().filter_map(|member| match &mut member.content {
-            MemberContent::Command { outcome, .. } => Some(outcome),
-            _ => None,
-        });
-        // A place that is not there, or an outcome that is already in, is another group's: dropped.
-        if let Some(slot @ None) = commands.into_iter().nth(place) {
-            *slot = Some(outcome);
-            group.waiting -= 1;
-        }
+        group.set_outcome(place, outcome);
         self.answer_group_if_complete(site)
     }
 
-    /// The answer to a deferred read or page.
+    /// The answer to a deferred read or page. True when it is queued.
     pub fn deferred_answer(&mut self, answer: DeferredAnswer, site: &mut Site) -> bool {
         let Some(group) = &mut self.group else { return false };
-        if let Some(Member { content: MemberContent::Other(slot @ None), .. }) = group.members.first_mut() {
-            *slot = Some(answer);
-            group.waiting -= 1;
-        }
+        group.set_answer(answer);
         self.answer_group_if_complete(site)
     }
 
@@ -255,20 +247,23 @@ impl Connection {
             self.close(site);
             return Some(Cut::Stalled);
         }
-        if self.phase == Phase::Closing || self.is_between_requests() {
+        let is_answered = self.body.as_ref().is_some_and(|body| matches!(body.purpose, Purpose::Discard));
+        if self.phase == Phase::Closing || self.is_between_requests() || is_answered {
             self.close(site);
             return Some(Cut::Idle);
         }
         debug_assert!(self.group.is_none(), "a group is handed over before more input is waited for");
-        self.reject(Reject::RequestTimeout, Form::CLOSING, RouteKind::Other, site);
+        let head_only = head::asks_head_only(&self.input[self.input_start..]);
+        self.reject(Reject::RequestTimeout, Form { head_only, ..Form::CLOSING }, RouteKind::Other, site);
         self.close(site);
         self.turn_done(site);
         Some(Cut::Timeout)
     }
 
-    /// The process is going: an idle connection closes, a busy one after what is asked of it now.
+    /// The process is going: a connection between two requests takes no further one, another closes behind the answer
+    /// to its next. To be called once [`Site::draining`] is set.
     pub fn drain(&mut self, site: &mut Site) {
-        if self.is_between_requests() && self.output.is_empty() {
+        if self.is_between_requests() {
             self.close(site);
         }
     }
@@ -277,8 +272,6 @@ impl Connection {
     pub fn abandon(&mut self, site: &mut Site) {
         self.output.clear(&site.pool);
         self.input_ended = true;
-        self.body = None;
-        self.group = None;
         self.close(site);
     }
 
@@ -306,7 +299,7 @@ impl Connection {
         self.phase == Phase::Head && self.starved && !self.head_begun
     }
 
-    /// When [`tick`](Connection::tick) would end it, in ticks; `None` while only the control plane can move it on.
+    /// When [`tick`](Connection::tick) would end it, in ticks; `None` while it does not wait for its client.
     pub fn deadline_ms(&self, site: &Site) -> Option<u64> {
         let rules = &site.rules;
         if !self.output.is_empty() {
@@ -315,6 +308,8 @@ impl Connection {
         match self.phase {
             Phase::Deferred => None,
             Phase::Closing => Some(self.began_ms + LINGER_TIMEOUT.as_millis() as u64),
+            // Its input is here and waits for a turn.
+            Phase::Head | Phase::Body if !self.starved => None,
             Phase::Head if self.is_between_requests() => Some(self.began_ms + rules.idle_timeout_ms),
             Phase::Head => Some(self.began_ms + rules.head_timeout_ms),
             Phase::Body => Some(self.began_ms + rules.body_timeout_ms),
@@ -386,16 +381,21 @@ impl Connection {
         self.scanned = 0;
     }
 
-    /// The clock of a client that now owes us nothing but has something to take begins.
-    fn turn_done(&mut self, site: &Site) {
+    /// The clock of a client that has something to take begins.
+    fn turn_done(&mut self, site: &mut Site) {
+        if site.draining && self.is_between_requests() {
+            self.close(site);
+        }
         if !self.output.is_empty() {
             self.progress_ms = site.now.tick_ms;
             self.progress_bytes = 0;
         }
     }
 
+    /// Nothing further is looked at or waited for; what is owed still leaves.
     fn close(&mut self, site: &mut Site) {
         self.phase = Phase::Closing;
+        self.group = None;
         self.began_ms = site.now.tick_ms;
         self.drop_input(site);
         self.drop_body(site);

@@ -1,7 +1,6 @@
 //! Looks at input: one request after the other, as far as the turn allows.
 
 use super::admit::is_write;
-use super::group::{Deferred, Member, MemberContent};
 use super::{Connection, Phase, Purpose, ReadingBody, Step};
 use crate::counters::RouteKind;
 use crate::http::body::{Body, Progress};
@@ -11,7 +10,7 @@ use crate::http::reject::{Persistence, Reject};
 use crate::http::reply::Form;
 use crate::http::route::{Route, route};
 use crate::http::site::Site;
-use crate::limits::{DRAIN_BODY_BYTES_MAX, GROUP_BYTES_MAX, GROUP_WRITES_MAX, KNOWN_REPEATS_MAX};
+use crate::limits::{DRAIN_BODY_BYTES_MAX, KNOWN_REPEATS_MAX};
 use crate::snapshot::response::Query;
 
 impl Connection {
@@ -37,7 +36,8 @@ impl Connection {
                 }
             }
         }
-        if self.group.is_some() && matches!(self.phase, Phase::Head) {
+        debug_assert!(self.group.is_none() || self.phase != Phase::Body, "what is read over in a group is here whole");
+        if self.group.is_some() && self.phase == Phase::Head {
             // Nothing more can join the group now.
             self.phase = Phase::Deferred;
             self.starved = false;
@@ -46,7 +46,7 @@ impl Connection {
     }
 
     /// At the beginning of a head.
-    pub(super) fn on_head(&mut self, rest: &[u8], at: &mut usize, site: &mut Site) -> Step {
+    fn on_head(&mut self, rest: &[u8], at: &mut usize, site: &mut Site) -> Step {
         if self.group.is_none()
             && !site.draining
             && let Some(consumed) = self.answer_known(rest, site)
@@ -58,7 +58,7 @@ impl Connection {
     }
 
     /// Answers what begins with the head that this connection sent last; how many bytes that was.
-    pub(super) fn answer_known(&mut self, rest: &[u8], site: &mut Site) -> Option<usize> {
+    fn answer_known(&mut self, rest: &[u8], site: &mut Site) -> Option<usize> {
         let known = site.known.get_mut(self.known)?;
         let times = known.repeats(rest, KNOWN_REPEATS_MAX);
         if times == 0 {
@@ -71,9 +71,17 @@ impl Connection {
         if let Some(known) = site.known.get_mut(self.known) {
             known.response_hint = hint;
         }
+        // The head may have come in two pieces, the first of which was searched for its end.
+        self.scanned = 0;
+        self.head_begun = false;
         let Some(ready) = ready else {
-            self.answer_query(query, Form::PLAIN, None, site);
-            return Some(head_bytes);
+            // Counted once and not once an answer, which for a read full of equal requests would be quadratic.
+            let mut answered = 0;
+            while answered < times && self.phase == Phase::Head && self.output.turn_left_bytes() > 0 {
+                self.answer_query(query, Form::PLAIN, None, site);
+                answered += 1;
+            }
+            return Some(answered * head_bytes);
         };
         // At least one, else the largest answer could never leave; then as many as the turn has room for.
         let times = times.min((self.output.turn_left_bytes() / ready.response_bytes).max(1));
@@ -88,7 +96,7 @@ impl Connection {
     }
 
     #[cold]
-    pub(super) fn on_new_head(&mut self, rest: &[u8], at: &mut usize, site: &mut Site) -> Step {
+    fn on_new_head(&mut self, rest: &[u8], at: &mut usize, site: &mut Site) -> Step {
         let (start, end) = match head::find_end(rest, self.scanned) {
             Ok(Find::Complete { start, end }) => (start, end),
             Ok(Find::Partial { begun }) => {
@@ -124,36 +132,37 @@ impl Connection {
         }
         *at += end;
         let form = self.form_of(&head, site);
+        if let Ok(route) = routed
+            && is_write(route)
+        {
+            return self.on_write(&head, route, form, &rest[end..], site);
+        }
+        let form = if is_unreadable(&head) { form.closing() } else { form };
         match routed {
             Ok(Route::List { limit, after }) => {
-                self.on_query(&head, Query::List { limit, after }, form, Some((bytes, hash)), site);
+                self.on_query(&head, Query::List { limit, after }, form, bytes, hash, site)
             }
-            Ok(Route::Item(id)) => self.on_query(&head, Query::Item(id), form, Some((bytes, hash)), site),
-            Ok(route) if is_write(route) => return self.on_write(&head, route, form, &rest[end..], site),
+            Ok(Route::Item(id)) => self.on_query(&head, Query::Item(id), form, bytes, hash, site),
             Ok(route) => self.on_other(route, form, &head, site),
             Err(reject) => self.refuse(reject, form, RouteKind::Other, site),
         }
-        self.on_unwanted_body(&head, form, site)
+        self.discard_body(&head, site);
+        Step::Continue
     }
 
     /// Whether a request behind a group may join it: a write, whole, within the group's bounds.
-    pub(super) fn joins_group(&self, head: &Head<'_>, routed: &Result<Route, Reject>, behind_bytes: usize) -> bool {
-        let Some(group) = &self.group else { return true };
-        let is_write = matches!(routed, Ok(route) if is_write(*route));
-        let is_here = match head.framing {
-            Framing::None => true,
-            Framing::Length(length) => length <= behind_bytes as u64,
-            Framing::Chunked => false,
+    fn joins_group(&self, head: &Head<'_>, routed: &Result<Route, Reject>, behind_bytes: usize) -> bool {
+        let body_bytes = match head.framing {
+            Framing::None => 0,
+            Framing::Length(length) => usize::try_from(length).unwrap_or(usize::MAX),
+            Framing::Chunked => return false,
         };
-        is_write
-            && is_here
-            && matches!(group.deferred, Some(Deferred::Writes(_)))
-            && !group.closes
-            && group.members.len() < GROUP_WRITES_MAX
-            && group.bytes < GROUP_BYTES_MAX
+        routed.is_ok_and(is_write)
+            && body_bytes <= behind_bytes
+            && self.group.as_ref().is_some_and(|group| group.has_room_for(body_bytes))
     }
 
-    pub(super) fn form_of(&self, head: &Head<'_>, site: &Site) -> Form {
+    fn form_of(&self, head: &Head<'_>, site: &Site) -> Form {
         let persistence = match (head.keep_alive && !site.draining, head.keep_alive_echo) {
             (false, _) => Persistence::Close,
             (true, true) => Persistence::KeepAliveEcho,
@@ -162,20 +171,9 @@ impl Connection {
         Form { head_only: head.method == Method::Head, persistence }
     }
 
-    // ---- reads ----
-
-    pub(super) fn on_query(
-        &mut self,
-        head: &Head<'_>,
-        query: Query,
-        form: Form,
-        plain: Option<(&[u8], u64)>,
-        site: &mut Site,
-    ) {
-        if let Some((bytes, hash)) = plain
-            && head.is_plain()
-            && form == Form::PLAIN
-        {
+    /// A read; its head is remembered when it is plain and was the last one too.
+    fn on_query(&mut self, head: &Head<'_>, query: Query, form: Form, bytes: &[u8], hash: u64, site: &mut Site) {
+        if head.is_plain() && form == Form::PLAIN {
             if hash == self.last_head_hash {
                 self.known = Some(site.known.remember(bytes, hash, query));
             }
@@ -185,9 +183,8 @@ impl Connection {
     }
 
     /// Within a body.
-    pub(super) fn on_body(&mut self, rest: &[u8], at: &mut usize, site: &mut Site) -> Step {
+    fn on_body(&mut self, rest: &[u8], at: &mut usize, site: &mut Site) -> Step {
         let body = self.body.as_mut().expect("the phase says that there is one");
-        let form = body.form;
         let progress = match &mut body.purpose {
             Purpose::Write { payload, .. } => {
                 let before = payload.len();
@@ -201,11 +198,11 @@ impl Connection {
             (Ok(progress), _) => progress,
             // Its answer is given: a fault in what nobody reads only ends the connection.
             (Err(_), Purpose::Discard) => {
-                self.close_after_group(site);
+                self.close(site);
                 return Step::Stop;
             }
-            (Err(reject), Purpose::Write { write, .. }) => {
-                let kind = RouteKind::of(write.route);
+            (Err(reject), Purpose::Write { write, form, .. }) => {
+                let (kind, form) = (RouteKind::of(write.route), *form);
                 self.drop_body(site);
                 self.phase = Phase::Head;
                 self.refuse(reject, form.closing(), kind, site);
@@ -220,7 +217,7 @@ impl Connection {
         self.phase = Phase::Head;
         self.began_ms = site.now.tick_ms;
         match body.purpose {
-            Purpose::Write { write, payload } => {
+            Purpose::Write { write, form, payload } => {
                 site.input_bytes -= payload.len();
                 self.command(write, &payload, form, site);
             }
@@ -242,8 +239,7 @@ impl Connection {
         let form = if reject.closes() { form.closing() } else { form };
         match &mut self.group {
             Some(group) => {
-                group.members.push(Member { form, kind, content: MemberContent::Refused(reject) });
-                group.closes |= form.closes();
+                group.push_refused(reject, kind, form);
                 if group.closes {
                     self.phase = Phase::Deferred;
                 }
@@ -258,42 +254,38 @@ impl Connection {
     }
 
     /// Refuses a request whose head is not understood: whatever follows it is not either.
-    pub(super) fn refuse_and_close(&mut self, reject: Reject, input: &[u8], site: &mut Site) -> Step {
+    fn refuse_and_close(&mut self, reject: Reject, input: &[u8], site: &mut Site) -> Step {
         let form = Form { head_only: head::asks_head_only(input), ..Form::CLOSING };
         self.reject(reject, form, RouteKind::Other, site);
         self.close(site);
         Step::Stop
     }
 
-    /// Reads and drops the body of a request that is answered without it; closes where that is too much, or where the
-    /// client waits to be told to send it, and after this answer may or may not.
-    pub(super) fn on_unwanted_body(&mut self, head: &Head<'_>, form: Form, site: &mut Site) -> Step {
+    /// Reads over the body of a request that is answered, or will be, without it.
+    pub(super) fn discard_body(&mut self, head: &Head<'_>, site: &Site) {
+        let closes = self.phase == Phase::Closing || self.group.as_ref().is_some_and(|group| group.closes);
         let Ok(reader) = Body::new(head.framing, DRAIN_BODY_BYTES_MAX) else {
-            self.close_after_group(site);
-            return Step::Stop;
+            debug_assert!(closes, "who is not read to the end is told so");
+            return;
         };
-        if reader.is_done() || matches!(self.phase, Phase::Closing | Phase::Deferred) {
-            return Step::Continue;
+        if closes || reader.is_done() {
+            return;
         }
-        if head.expect_continue {
-            self.close_after_group(site);
-            return Step::Stop;
+        self.body = Some(Box::new(ReadingBody { reader, purpose: Purpose::Discard }));
+        if self.phase == Phase::Head {
+            self.phase = Phase::Body;
+            self.began_ms = site.now.tick_ms;
         }
-        self.body = Some(Box::new(ReadingBody { reader, form, purpose: Purpose::Discard }));
-        self.phase = Phase::Body;
-        self.began_ms = site.now.tick_ms;
-        Step::Continue
+        // Else the body is looked at when the group is answered: until then nothing is.
     }
+}
 
-    /// No further request: after the group's answers, or now.
-    pub(super) fn close_after_group(&mut self, site: &mut Site) {
-        match &mut self.group {
-            Some(group) => {
-                group.closes = true;
-                self.phase = Phase::Deferred;
-                self.drop_body(site);
-            }
-            None => self.close(site),
-        }
+/// Whether an answer without a look at the body must close the connection: there is more of it than is read over, or
+/// the client waits to be told to send it, and after this answer may or may not.
+pub(super) fn is_unreadable(head: &Head<'_>) -> bool {
+    match head.framing {
+        Framing::None | Framing::Length(0) => false,
+        Framing::Length(length) => length > DRAIN_BODY_BYTES_MAX as u64 || head.expect_continue,
+        Framing::Chunked => head.expect_continue,
     }
 }
