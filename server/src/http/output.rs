@@ -24,6 +24,8 @@ pub struct Pool {
 #[derive(Default)]
 struct PoolState {
     free: [RefCell<Vec<Vec<u8>>>; CLASSES.len()],
+    /// Buffers that have no bytes any more: what is shared is allocated too, so it is used again as well.
+    shells: RefCell<Vec<Rc<Buffer>>>,
     /// Bytes of capacity of all sealed buffers that are alive, each counted once however many send it.
     live_bytes: Cell<usize>,
 }
@@ -53,7 +55,26 @@ impl Pool {
     /// Makes `bytes` immutable and shareable. They return to the pool when the last owner is done.
     pub fn seal(&self, bytes: Vec<u8>) -> Rc<Buffer> {
         self.state.live_bytes.set(self.state.live_bytes.get() + bytes.capacity());
-        Rc::new(Buffer { bytes, pool: Rc::clone(&self.state) })
+        let sealed = Buffer { bytes, pool: Some(Rc::clone(&self.state)) };
+        let shell = self.state.shells.borrow_mut().pop();
+        match shell {
+            Some(mut shell) => {
+                *Rc::get_mut(&mut shell).expect("nobody else has a shell") = sealed;
+                shell
+            }
+            None => Rc::new(sealed),
+        }
+    }
+
+    /// Takes back what one owner has done with. If that was the last one, the next [`seal`](Pool::seal) allocates
+    /// nothing; dropping it instead is no fault.
+    pub fn recycle(&self, mut buffer: Rc<Buffer>) {
+        let Some(last) = Rc::get_mut(&mut buffer) else { return };
+        last.let_go();
+        let mut shells = self.state.shells.borrow_mut();
+        if shells.len() < POOL_FREE_BUFFERS_MAX {
+            shells.push(buffer);
+        }
     }
 
     /// Bytes of all sealed buffers that are alive: the ready-made ones, and what clients have not taken.
@@ -77,7 +98,8 @@ impl PoolState {
 /// Immutable bytes of one or more answers.
 pub struct Buffer {
     bytes: Vec<u8>,
-    pool: Rc<PoolState>,
+    /// Where the bytes go; `None` when they have gone.
+    pool: Option<Rc<PoolState>>,
 }
 
 impl Buffer {
@@ -90,12 +112,18 @@ impl Buffer {
     pub fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
+
+    fn let_go(&mut self) {
+        if let Some(pool) = self.pool.take() {
+            pool.live_bytes.set(pool.live_bytes.get() - self.bytes.capacity());
+            pool.give_back(std::mem::take(&mut self.bytes));
+        }
+    }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.pool.live_bytes.set(self.pool.live_bytes.get() - self.bytes.capacity());
-        self.pool.give_back(std::mem::take(&mut self.bytes));
+        self.let_go();
     }
 }
 
@@ -175,21 +203,24 @@ impl Output {
     /// Adds `start..end` of a shared buffer.
     pub fn push_shared(&mut self, buffer: &Rc<Buffer>, start: usize, end: usize, pool: &Pool) {
         let bytes = end - start;
-        if bytes <= COALESCED_BYTES_MAX && !self.open.is_empty() {
-            self.put(&buffer.bytes()[start..end], pool);
-            return;
+        if self.open.is_empty() {
+            match self.segments.back_mut() {
+                // The end of one run and the beginning of the same are not neighbours, only what follows in place is.
+                Some(Segment::Bytes { buffer: last, end: last_end, .. })
+                    if Rc::ptr_eq(last, buffer) && *last_end as usize == start =>
+                {
+                    *last_end = end as u32;
+                    return self.account(bytes);
+                }
+                // Two small answers to different questions: copied together, a mixed batch is one write.
+                Some(Segment::Bytes { start, end, .. })
+                    if bytes <= COALESCED_BYTES_MAX && (*end - *start) as usize <= COALESCED_BYTES_MAX => {}
+                _ => return self.push_segment(buffer, start, end, pool),
+            }
+        } else if bytes > COALESCED_BYTES_MAX {
+            return self.push_segment(buffer, start, end, pool);
         }
-        self.account(bytes);
-        self.seal_open(pool);
-        // The end of one run and the beginning of the same are not neighbours; only what follows in place is joined.
-        if let Some(Segment::Bytes { buffer: last, end: last_end, .. }) = self.segments.back_mut()
-            && Rc::ptr_eq(last, buffer)
-            && *last_end as usize == start
-        {
-            *last_end = end as u32;
-            return;
-        }
-        self.segments.push_back(Segment::Bytes { buffer: Rc::clone(buffer), start: start as u32, end: end as u32 });
+        self.put(&buffer.bytes()[start..end], pool);
     }
 
     /// Adds a small piece by copying it behind what is already there.
@@ -218,7 +249,8 @@ impl Output {
         self.segments.push_back(Segment::Slices(Box::new(walking)));
     }
 
-    /// What to write next, at most one turn's bytes; `None` when nothing is owed.
+    /// What to write next, at most one turn's bytes; `None` when nothing is owed. Until [`written`](Output::written) or
+    /// [`clear`](Output::clear) nothing may be added.
     pub fn next(&mut self, pool: &Pool) -> Option<Transfer> {
         if self.segments.is_empty() {
             self.seal_open(pool);
@@ -234,7 +266,7 @@ impl Output {
     }
 
     /// The kernel has taken `count` bytes of what [`next`](Output::next) gave.
-    pub fn written(&mut self, count: usize) {
+    pub fn written(&mut self, count: usize, pool: &Pool) {
         self.owed_bytes -= count as u64;
         let done = match self.segments.front_mut().expect("only what was given can be written") {
             Segment::Bytes { start, end, .. } => {
@@ -247,8 +279,8 @@ impl Output {
                 walking.walk.bytes_left() == 0
             }
         };
-        if done {
-            self.segments.pop_front();
+        if done && let Some(Segment::Bytes { buffer, .. }) = self.segments.pop_front() {
+            pool.recycle(buffer);
         }
     }
 
@@ -267,6 +299,12 @@ impl Output {
         })
     }
 
+    fn push_segment(&mut self, buffer: &Rc<Buffer>, start: usize, end: usize, pool: &Pool) {
+        self.account(end - start);
+        self.seal_open(pool);
+        self.segments.push_back(Segment::Bytes { buffer: Rc::clone(buffer), start: start as u32, end: end as u32 });
+    }
+
     fn account(&mut self, bytes: usize) {
         self.owed_bytes += bytes as u64;
         self.turn_bytes += bytes;
@@ -277,18 +315,20 @@ impl Output {
         if self.open.capacity() - self.open.len() < bytes {
             self.seal_open(pool);
             self.open = pool.take(bytes.max(COALESCED_BYTES_MAX));
-            self.absorb_last(bytes);
+            self.absorb_last(bytes, pool);
         }
         &mut self.open
     }
 
     /// Copies a small last segment in front of the piece that opens the vector: two small writes become one.
-    fn absorb_last(&mut self, bytes: usize) {
+    fn absorb_last(&mut self, bytes: usize, pool: &Pool) {
         if let Some(Segment::Bytes { buffer, start, end }) = self.segments.back() {
             let last = &buffer.bytes()[*start as usize..*end as usize];
             if last.len() <= COALESCED_BYTES_MAX && self.open.capacity() >= last.len() + bytes {
                 self.open.extend_from_slice(last);
-                self.segments.pop_back();
+                if let Some(Segment::Bytes { buffer, .. }) = self.segments.pop_back() {
+                    pool.recycle(buffer);
+                }
             }
         }
     }
