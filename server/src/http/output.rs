@@ -147,6 +147,9 @@ enum Segment {
     Slices(Box<Walking>),
 }
 
+/// Five thousand idle connections keep the few segments of their last batch.
+const _: () = assert!(size_of::<Segment>() <= 24);
+
 /// What the mover is to write next.
 pub enum Transfer {
     /// `start..end` of `buffer`.
@@ -344,5 +347,169 @@ impl Output {
         }
         let end = bytes.len() as u32;
         self.segments.push_back(Segment::Bytes { buffer: pool.seal(bytes), start: 0, end });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An output beside the bytes that it should send.
+    #[derive(Default)]
+    struct Checked {
+        output: Output,
+        pool: Pool,
+        expected: Vec<u8>,
+    }
+
+    impl Checked {
+        fn put(&mut self, byte: u8, bytes: usize) {
+            let piece = vec![byte; bytes];
+            self.output.put(&piece, &self.pool);
+            self.expected.extend_from_slice(&piece);
+        }
+
+        fn share(&mut self, buffer: &Rc<Buffer>, start: usize, end: usize) {
+            self.output.push_shared(buffer, start, end, &self.pool);
+            self.expected.extend_from_slice(&buffer.bytes()[start..end]);
+        }
+
+        fn buffer(&self, byte: u8, bytes: usize) -> Rc<Buffer> {
+            let mut made = self.pool.take(bytes);
+            made.resize(bytes, byte);
+            self.pool.seal(made)
+        }
+
+        /// Takes everything in writes of at most `bytes_max`; how many transfers began.
+        fn take_all(&mut self, bytes_max: usize) -> usize {
+            let (mut sent, mut transfers) = (Vec::new(), 0);
+            let mut left_of_transfer = 0;
+            while let Some(Transfer::Bytes { buffer, start, end }) = self.output.next(&self.pool) {
+                assert_eq!(self.output.owed_bytes() as usize, self.expected.len() - sent.len());
+                assert!(!self.output.is_empty());
+                if left_of_transfer == 0 {
+                    transfers += 1;
+                    left_of_transfer = end - start;
+                }
+                let count = bytes_max.min(end - start);
+                sent.extend_from_slice(&buffer.bytes()[start..start + count]);
+                left_of_transfer -= count;
+                drop(buffer);
+                self.output.written(count, &self.pool);
+            }
+            assert!(sent == std::mem::take(&mut self.expected), "the bytes are those that were added, in order");
+            assert!(self.output.is_empty());
+            transfers
+        }
+    }
+
+    #[test]
+    fn neighbours_are_one_write_where_copying_is_cheaper() {
+        let large = COALESCED_BYTES_MAX + 1;
+        let cases: [(&str, &[(u8, usize)], usize); 8] = [
+            // Shared pieces are in lower case, put ones in upper case.
+            ("one", &[(b'a', 10)], 1),
+            ("alternating", &[(b'a', 10), (b'b', 20), (b'a', 10), (b'b', 20)], 1),
+            ("shared and put", &[(b'a', 10), (b'P', 20), (b'a', 10)], 1),
+            ("small behind large", &[(b'a', large), (b'b', 20), (b'a', 10)], 2),
+            ("large behind small", &[(b'b', 20), (b'c', 10), (b'a', large)], 2),
+            ("two large", &[(b'a', large), (b'b', large)], 2),
+            ("put beside large", &[(b'P', 10), (b'a', large), (b'P', 10)], 3),
+            ("many put", &[(b'P', 30_000), (b'P', 30_000), (b'P', 30_000)], 2),
+        ];
+        for (name, pieces, transfers) in cases {
+            for bytes_max in [usize::MAX, 7, 1_000] {
+                let mut checked = Checked::default();
+                let buffers: Vec<_> = pieces.iter().map(|(byte, bytes)| checked.buffer(*byte, *bytes)).collect();
+                for ((byte, bytes), buffer) in pieces.iter().zip(&buffers) {
+                    if byte.is_ascii_uppercase() {
+                        checked.put(*byte, *bytes);
+                    } else {
+                        checked.share(buffer, 0, *bytes);
+                    }
+                }
+                let found = checked.take_all(bytes_max);
+                assert!(found == transfers || bytes_max < usize::MAX, "{name}: {found} writes");
+                drop(buffers);
+                assert_eq!(checked.pool.live_bytes(), 0, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_follows_in_the_same_buffer_is_the_same_slice() {
+        let mut checked = Checked::default();
+        let run = checked.buffer(b'r', 200_000);
+        checked.share(&run, 0, 50_000);
+        checked.share(&run, 50_000, 50_010);
+        checked.share(&run, 50_010, 150_000);
+        assert_eq!(checked.take_all(usize::MAX), 1);
+        checked.share(&run, 0, 50_000);
+        checked.share(&run, 0, 50_000);
+        assert_eq!(checked.take_all(usize::MAX), 2, "the end of one run and the beginning of the same");
+    }
+
+    #[test]
+    fn a_transfer_is_at_most_one_turn() {
+        let mut checked = Checked::default();
+        let large = checked.buffer(b'l', 3 * OUTPUT_BYTES_PER_TURN);
+        checked.share(&large, 0, 3 * OUTPUT_BYTES_PER_TURN);
+        assert_eq!(checked.take_all(usize::MAX), 3);
+    }
+
+    #[test]
+    fn a_turn_counts_what_is_added() {
+        let mut checked = Checked::default();
+        let large = checked.buffer(b'l', OUTPUT_BYTES_PER_TURN);
+        assert_eq!(checked.output.turn_left_bytes(), OUTPUT_BYTES_PER_TURN);
+        checked.put(b'P', 100);
+        assert_eq!(checked.output.turn_left_bytes(), OUTPUT_BYTES_PER_TURN - 100);
+        checked.share(&large, 0, OUTPUT_BYTES_PER_TURN);
+        assert_eq!(checked.output.turn_left_bytes(), 0, "one answer may pass it");
+        checked.output.begin_turn();
+        assert_eq!(checked.output.turn_left_bytes(), OUTPUT_BYTES_PER_TURN);
+        assert_eq!(checked.take_all(usize::MAX), 2);
+    }
+
+    #[test]
+    fn buffers_are_used_again() {
+        let pool = Pool::new();
+        for class in CLASSES {
+            let mut bytes = pool.take(class);
+            assert_eq!(bytes.capacity(), class);
+            bytes.push(1);
+            let (place, buffer) = (bytes.as_ptr(), pool.seal(bytes));
+            assert_eq!((pool.live_bytes(), buffer.capacity()), (class, class));
+            let second_owner = Rc::clone(&buffer);
+            pool.recycle(buffer);
+            assert_eq!(pool.live_bytes(), class, "one owner is left");
+            pool.recycle(second_owner);
+            assert_eq!(pool.live_bytes(), 0);
+            let again = pool.take(class);
+            assert_eq!((again.as_ptr(), again.len()), (place, 0), "the same bytes, emptied");
+        }
+        let larger = pool.take(CLASSES[2] + 1);
+        drop(pool.seal(larger));
+        assert_eq!(pool.live_bytes(), 0, "what is of no class is freed");
+        for _ in 0..2 {
+            let taken: Vec<_> = (0..2 * POOL_FREE_BUFFERS_MAX).map(|_| pool.seal(pool.take(1))).collect();
+            taken.into_iter().for_each(|buffer| pool.recycle(buffer));
+            assert!(pool.state.free[0].borrow().len() <= POOL_FREE_BUFFERS_MAX, "more are freed");
+            assert!(pool.state.shells.borrow().len() <= POOL_FREE_BUFFERS_MAX);
+        }
+    }
+
+    #[test]
+    fn what_is_cut_gives_everything_back() {
+        let mut checked = Checked::default();
+        checked.put(b'P', 10);
+        let in_flight = checked.output.next(&checked.pool);
+        assert!(matches!(in_flight, Some(Transfer::Bytes { start: 0, end: 10, .. })));
+        checked.put(b'P', 10);
+        checked.output.clear(&checked.pool);
+        assert!(checked.output.is_empty());
+        assert!(checked.pool.live_bytes() > 0, "the kernel may still read");
+        drop(in_flight);
+        assert_eq!(checked.pool.live_bytes(), 0);
     }
 }
