@@ -1,4 +1,4 @@
-//! Item ids: UUIDv7 (RFC 9562 section 5.7). Time stands first, so the order of ids is the order of creation.
+//! Item ids: `UUIDv7` (RFC 9562 section 5.7). Time stands first, so the order of ids is the order of creation.
 
 use std::fmt;
 
@@ -65,7 +65,7 @@ impl ItemId {
         (self.0 >> BELOW_TIME_BITS) as u64
     }
 
-    /// Whether version and variant are those of a UUIDv7.
+    /// Whether version and variant are those of a `UUIDv7`.
     pub fn is_version_7(self) -> bool {
         let uuid = self.uuid();
         uuid.get_version_num() == 7 && uuid.get_variant() == Variant::RFC4122

@@ -66,7 +66,7 @@ pub fn parse_fields(body: &[u8]) -> Result<TodoFields, TodoError> {
     let members = parse_members(body)?;
     let title = title(members.title)?.ok_or(TodoError::TitleMissing)?;
     let description = description(members.description)?.unwrap_or_default();
-    let completed = completed(members.completed)?.unwrap_or_default();
+    let completed = completed(&members.completed)?.unwrap_or_default();
     Ok(TodoFields { title, description, completed })
 }
 
@@ -76,7 +76,7 @@ pub fn parse_patch(body: &[u8]) -> Result<TodoPatch, TodoError> {
     Ok(TodoPatch {
         title: title(members.title)?,
         description: description(members.description)?,
-        completed: completed(members.completed)?,
+        completed: completed(&members.completed)?,
     })
 }
 
@@ -100,6 +100,11 @@ impl<Text: AsRef<str>> TodoFields<Text> {
 }
 
 impl TodoFields {
+    /// Bytes of its texts.
+    pub fn texts_bytes(&self) -> usize {
+        self.title.len() + self.description.len()
+    }
+
     /// The fields with those that `patch` names replaced.
     #[must_use]
     pub fn patched(&self, patch: &TodoPatch) -> Self {
@@ -189,11 +194,11 @@ fn description(value: Value) -> Result<Option<String>, TodoError> {
     }
 }
 
-fn completed(value: Value) -> Result<Option<bool>, TodoError> {
+fn completed(value: &Value) -> Result<Option<bool>, TodoError> {
     match value {
         Value::Absent => Ok(None),
         Value::Null => Ok(Some(false)),
-        Value::Bool(completed) => Ok(Some(completed)),
+        &Value::Bool(completed) => Ok(Some(completed)),
         Value::Text(_) | Value::Other => Err(TodoError::CompletedNotABool),
     }
 }
@@ -269,11 +274,7 @@ fn json_error(error: &serde_json::Error) -> TodoError {
     // The crate tells these apart in words only; a test notices when the words change.
     let words = error.to_string();
     let surrogate = ["lone leading surrogate in hex escape", "unexpected end of hex escape"];
-    if surrogate.iter().any(|known| words.starts_with(known)) {
-        TodoError::LoneSurrogate
-    } else {
-        TodoError::NotJson
-    }
+    if surrogate.iter().any(|known| words.starts_with(known)) { TodoError::LoneSurrogate } else { TodoError::NotJson }
 }
 
 impl<'de> Deserialize<'de> for Members {
@@ -375,10 +376,18 @@ mod tests {
             ("all", br#"{"title":"a","description":"b","completed":true}"#, Ok(fields("a", "b", true))),
             ("null is absent", br#"{"title":"a","description":null,"completed":null}"#, Ok(fields("a", "", false))),
             ("white space", b" \t\r\n{ \"title\" : \"a\" } \n", Ok(fields("a", "", false))),
-            ("unknown members", br#"{"id":1e999,"x":[{"title":2}],"title":"a","x":"\ud800"}"#, Ok(fields("a", "", false))),
+            (
+                "unknown members",
+                br#"{"id":1e999,"x":[{"title":2}],"title":"a","x":"\ud800"}"#,
+                Ok(fields("a", "", false)),
+            ),
             ("escaped name", br#"{"\u0074itle":"a"}"#, Ok(fields("a", "", false))),
             ("surrogate pair", br#"{"title":"\ud83d\ude00"}"#, Ok(fields("😀", "", false))),
-            ("brackets in a string", br#"{"title":"\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["}"#, Ok(fields("\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[", "", false))),
+            (
+                "brackets in a string",
+                br#"{"title":"\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["}"#,
+                Ok(fields("\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[", "", false)),
+            ),
             ("other controls are text", br#"{"title":"\u0001"}"#, Ok(fields("\u{1}", "", false))),
             ("empty body", b"", Err(TodoError::NotJson)),
             ("cut off", br#"{"title":"a""#, Err(TodoError::NotJson)),
@@ -478,8 +487,7 @@ mod tests {
 
     #[test]
     fn the_longest_todo_fits_its_bound() {
-        let longest =
-            fields(&"\u{1}".repeat(TITLE_CHARACTERS_MAX), &"\u{1}".repeat(DESCRIPTION_CHARACTERS_MAX), false);
+        let longest = fields(&"\u{1}".repeat(TITLE_CHARACTERS_MAX), &"\u{1}".repeat(DESCRIPTION_CHARACTERS_MAX), false);
         for time_ms in [0, u64::MAX] {
             let mut out = Vec::new();
             longest.write_json(&mut out, ItemId::from_parts(time_ms, 0), time_ms);
