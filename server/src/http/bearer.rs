@@ -76,11 +76,10 @@ fn bearer_token(authorization: &[u8]) -> Option<&[u8]> {
     if !scheme.eq_ignore_ascii_case(b"bearer") || !rest.starts_with(b" ") {
         return None;
     }
-    Some(rest.trim_ascii_start())
+    Some(rest.trim_ascii_start()).filter(|token| !token.is_empty())
 }
 
-/// The subject of signed claims, if the time is right. Of a claim that is named twice the last counts
-/// (RFC 7519 4).
+/// The subject of signed claims, if the time is right.
 fn subject_at(mut claims: Map<String, Value>, now_unix_seconds: u64) -> Result<Box<str>, Reject> {
     // A NumericDate may have a fraction (RFC 7519 2); whole seconds are exact in an f64 up to 2^53.
     let now = now_unix_seconds as f64;
@@ -124,12 +123,14 @@ mod tests {
 
     #[test]
     fn claims() {
+        // RFC 7519 4 lets a reader choose between refusing this and taking the last one.
+        const TWICE: &str = r#"{"sub":"a","sub":"b","exp":1800000001}"#;
         check_claims(r#"{"sub":"ann","exp":1800000001}"#, Ok("ann"));
         check_claims(r#"{"sub":"ann","exp":1800000000.5}"#, Ok("ann"));
         check_claims(r#"{"sub":"ann","exp":1e300,"nbf":1800000000,"aud":"x","iss":1}"#, Ok("ann"));
         check_claims(r#"{"sub":"ann","exp":1800000001,"nbf":-5,"aud":["x","y"]}"#, Ok("ann"));
         check_claims(r#"{"sub":"\u00e4","exp":1800000001}"#, Ok("ä"));
-        check_claims(r#"{"sub":"a","sub":"b","exp":1,"exp":1800000001}"#, Ok("b"));
+        check_claims(r#"{"x":1,"x":2,"sub":"ann","exp":1800000001}"#, Ok("ann"));
 
         check_claims(r#"{"sub":"ann","exp":1800000000}"#, Err(Reject::TokenExpired));
         check_claims(r#"{"sub":"ann","exp":0}"#, Err(Reject::TokenExpired));
@@ -145,12 +146,13 @@ mod tests {
             r#"{"exp":1800000001}"#,
             r#"{"sub":"","exp":1800000001}"#,
             r#"{"sub":1,"exp":1800000001}"#,
-            r#"{"sub":["ann"],"exp":1800000001}"#,
+            r#"{"sub":null,"exp":1800000001}"#,
             "{}",
         ] {
             check_claims(claims, Err(Reject::TokenClaims));
         }
-        for claims in ["", "[]", "null", "\"ann\"", "{", r#"["ann",1800000001]"#, r#"{"sub":"ann","exp":1e999}"#] {
+        for claims in ["", "[]", "null", "\"ann\"", "{", r#"["ann",1800000001]"#, r#"{"sub":"ann","exp":1e999}"#, TWICE]
+        {
             check_claims(claims, Err(Reject::TokenMalformed));
         }
         let subject = |bytes: usize| format!(r#"{{"sub":"{}","exp":1800000001}}"#, "a".repeat(bytes));

@@ -112,7 +112,7 @@ pub fn route(head: &Head<'_>, limit_max: u32) -> Result<Route, Reject> {
 /// 415 for another type or any coding, 412 for a condition that only the applied state could answer
 /// (RFC 9110 13.1.1 forbids to act as if it were not there).
 pub fn check_write(route: Route, head: &Head<'_>) -> Result<(), Reject> {
-    if head.write_condition && route != Route::Create {
+    if head.write_condition && matches!(route, Route::Replace(_) | Route::Patch(_) | Route::Delete(_)) {
         return Err(Reject::Precondition);
     }
     let (patch, refusal) = match route {
