@@ -1,11 +1,9 @@
 //! From one snapshot to the next.
 
-use std::sync::Arc;
-
 use todo_proto::id::ItemId;
 
-use super::assembly::{Assembly, Chunk};
-use super::page::{self, Page};
+use super::assembly::Assembly;
+use super::page;
 use super::{ItemChange, Snapshot};
 use crate::limits::WINDOW_OVERSHOOT_PERCENT;
 
@@ -22,15 +20,18 @@ impl Snapshot {
         let changes = self.effective(changes);
         let key = self.key();
         let mut assembly = Assembly::new(version);
-        for (chunk, changes) in self.chunks.route(&changes) {
+        for (chunk_index, changes) in self.chunks.route(&changes) {
             if changes.is_empty() {
-                assembly.push_chunk(chunk);
+                assembly.push_chunk(self.chunks.member(chunk_index));
                 continue;
             }
-            for (page, changes) in chunk.route(changes) {
+            let chunk = &self.chunks.slots()[chunk_index].node;
+            chunk.warm();
+            for (page_index, changes) in chunk.route(changes) {
                 if changes.is_empty() {
-                    assembly.push_page(Arc::clone(page));
+                    assembly.push_page(chunk.member(page_index));
                 } else {
+                    let page = &chunk.slots()[page_index].node;
                     assembly.retire(page);
                     assembly.push_items(&page::merge(Some(page), changes, &key));
                 }
@@ -56,21 +57,22 @@ impl Snapshot {
         }
 
         let last = self.locate_index(kept_count - 1);
-        let (last_chunk, last_page) = (last.place.chunk as usize, last.place.page as usize);
         let mut assembly = Assembly::new(self.version);
-        for (chunk_index, chunk) in self.chunks.nodes().enumerate() {
-            if chunk_index < last_chunk {
-                assembly.push_chunk(chunk);
+        for (chunk_index, slot) in self.chunks.slots().iter().enumerate() {
+            if chunk_index < last.place.chunk as usize {
+                assembly.push_chunk(self.chunks.member(chunk_index));
                 continue;
             }
-            for (page_index, page) in chunk.nodes().enumerate() {
-                if (chunk_index, page_index) < (last_chunk, last_page) {
-                    assembly.push_page(Arc::clone(page));
+            for (page_index, page) in slot.node.slots().iter().enumerate() {
+                let place = (chunk_index, page_index);
+                let last_place = (last.place.chunk as usize, last.place.page as usize);
+                if place < last_place {
+                    assembly.push_page(slot.node.member(page_index));
                     continue;
                 }
-                assembly.retire(page);
-                if (chunk_index, page_index) == (last_chunk, last_page) {
-                    let kept: Vec<_> = page.items().take(last.item + 1).collect();
+                assembly.retire(&page.node);
+                if place == last_place {
+                    let kept: Vec<_> = page.node.items().take(last.item + 1).collect();
                     assembly.push_items(&kept);
                 }
             }
@@ -114,12 +116,12 @@ impl Snapshot {
         let chunk_index = self.chunks.slots().partition_point(|slot| slot.end.bytes <= bytes_max);
         let before_chunk = self.chunks.before(chunk_index);
         let Some(chunk) = self.chunks.slots().get(chunk_index) else { return before_chunk.items };
-        let chunk: &Chunk = &chunk.node;
+        let chunk = &chunk.node;
         let chunk_bytes_max = bytes_max - before_chunk.bytes;
         let page_index = chunk.slots().partition_point(|slot| slot.end.bytes <= chunk_bytes_max);
         let before_page = chunk.before(page_index);
         // The chunk does not fit as a whole, so one of its pages does not.
-        let page: &Page = &chunk.slots()[page_index].node;
+        let page = &chunk.slots()[page_index].node;
         before_chunk.items + before_page.items + page.items_within(chunk_bytes_max - before_page.bytes) as u64
     }
 }

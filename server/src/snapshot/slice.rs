@@ -8,7 +8,7 @@ use todo_proto::id::ItemId;
 
 use super::Snapshot;
 use super::etag::ETag;
-use super::level::{Node, Totals};
+use super::level::Totals;
 use super::page::Page;
 
 /// A run of items of one snapshot.
