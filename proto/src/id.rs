@@ -1,8 +1,8 @@
-//! The id of an item: a UUIDv7, so that the order of ids is the order of creation.
+//! The id of an item: a UUID of version 7, so that the order of ids is the order of creation.
 
 use uuid::{Uuid, Version};
 
-/// A UUIDv7 as a number: the greatest is the newest.
+/// A UUID of version 7 as a number: the greatest is the newest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ItemId(u128);
 
@@ -10,12 +10,12 @@ impl ItemId {
     /// Below every real id.
     pub const ZERO: Self = Self(0);
 
-    /// The id with these 128 bits, whether or not they are a UUIDv7.
+    /// The id with these 128 bits, whether or not they are a UUID of version 7.
     pub const fn from_u128(bits: u128) -> Self {
         Self(bits)
     }
 
-    /// Reads any textual form of a UUIDv7 (RFC 9562); everything else is `None`.
+    /// Reads any textual form of a UUID of version 7 (RFC 9562); everything else is `None`.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let uuid = Uuid::try_parse_ascii(text).ok()?;
         (uuid.get_version() == Some(Version::SortRand)).then(|| Self(uuid.as_u128()))

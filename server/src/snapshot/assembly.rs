@@ -93,6 +93,9 @@ impl Assembly {
 
     /// Makes chunks of the open pages, like `page::cut` full ones from the old end.
     fn close(&mut self) {
+        if self.open.is_empty() {
+            return;
+        }
         if let Some(last) = self.chunks.pop_if(|last| last.node.len() + self.open.len() <= CHUNK_PAGES_JOIN) {
             let behind = mem::take(&mut self.open);
             last.node.members().chain(behind).for_each(|page| self.push_page(page));

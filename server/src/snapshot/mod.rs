@@ -54,7 +54,7 @@ pub struct Builder {
     key: SipHasher24,
     page: PageBuilder,
     /// They are shared at the end, one after the other: so the reference counts of neighbours lie side by side, and
-    /// what refreshes touch of a million items stays in the processor's caches (14 us instead of 20 for a change).
+    /// what refreshes touch of a million items stays in the processor's caches (15 us instead of 20 for a change).
     pages: Vec<Page>,
     /// The last one pushed.
     oldest: Option<ItemId>,
@@ -167,5 +167,39 @@ impl Builder {
     /// JSON pushed, with a comma for each item: `Snapshot::bytes` to be.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::ITEM_JSON_BYTES_MAX;
+
+    #[test]
+    fn an_empty_snapshot_has_everything() {
+        let snapshot = Snapshot::empty([9; 16], 3);
+        assert_eq!((snapshot.version(), snapshot.positions()), (0, &[0, 0, 0][..]));
+        assert_eq!((snapshot.items_count(), snapshot.bytes(), snapshot.replaced_bytes()), (0, 0, 0));
+        assert_eq!((snapshot.floor(), snapshot.store_id()), (ItemId::ZERO, &[9; 16]));
+    }
+
+    #[test]
+    fn items_out_of_order_or_too_long_are_refused() {
+        let long = vec![b'x'; ITEM_JSON_BYTES_MAX + 1];
+        type Row<'a> = (&'a str, [(u128, &'a [u8]); 2], u128);
+        let table: [Row<'_>; 4] = [
+            ("older first", [(1, b"{}"), (2, b"{}")], 0),
+            ("twice", [(2, b"{}"), (2, b"{}")], 0),
+            ("below the floor", [(2, b"{}"), (1, b"{}")], 2),
+            ("too long", [(2, b"{}"), (1, &long)], 0),
+        ];
+        for (name, items, floor) in table {
+            let refused = std::panic::catch_unwind(|| {
+                let mut builder = Builder::new([0; 16], 1);
+                items.iter().for_each(|(id, json)| builder.push(ItemId::from_u128(*id), json));
+                builder.finish(vec![0].into(), ItemId::from_u128(floor))
+            });
+            assert!(refused.is_err(), "{name}");
+        }
     }
 }

@@ -31,7 +31,7 @@ struct Entry {
     id: ItemId,
     /// Of the hashes up to and including this item, modulo 2^64.
     sum: u64,
-    /// Where its comma ends. 0 < end <= json.len()
+    /// Where its comma ends. `0 < end <= json.len()`
     end: u32,
 }
 
@@ -74,7 +74,7 @@ impl Page {
         self.entries.len()
     }
 
-    /// The totals of the items in front of this one. 0 <= index <= items_count
+    /// The totals of the items in front of this one. `0 <= index <= items_count`
     pub fn before(&self, index: usize) -> Totals {
         index.checked_sub(1).map_or(Totals::default(), |previous| {
             let entry = &self.entries[previous];
@@ -92,7 +92,7 @@ impl Page {
         self.entries.partition_point(|entry| u64::from(entry.end) <= bytes_max)
     }
 
-    /// The id of an item. 0 <= index < items_count
+    /// The id of an item. `0 <= index < items_count`
     pub fn id(&self, index: usize) -> ItemId {
         self.entries[index].id
     }
