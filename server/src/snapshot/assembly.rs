@@ -116,3 +116,55 @@ fn chunk(pages: Vec<Member<Page>>) -> Option<Member<Chunk>> {
     let chunk = Level::new(pages);
     Some(Member { oldest, totals: chunk.totals(), node: Arc::new(chunk) })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use todo_proto::id::ItemId;
+
+    use super::super::oracle::check_shape;
+    use super::super::{Builder, ItemChange, Snapshot};
+    use crate::limits::PAGE_ITEMS;
+
+    const PAGES: usize = 400;
+
+    /// 400 full pages; the items of page 0 are the newest.
+    fn snapshot() -> Snapshot {
+        let mut builder = Builder::new([0; 16], 1);
+        (0..PAGES * PAGE_ITEMS).for_each(|index| builder.push(id(index), b"{}"));
+        builder.finish(vec![0].into(), ItemId::ZERO)
+    }
+
+    fn id(index: usize) -> ItemId {
+        ItemId::from_u128((PAGES * PAGE_ITEMS - index) as u128)
+    }
+
+    fn without_pages(snapshot: &Snapshot, pages: Range<usize>) -> Snapshot {
+        let indexes = pages.start * PAGE_ITEMS..pages.end * PAGE_ITEMS;
+        let changes: Vec<ItemChange<'_>> = indexes.map(|index| ItemChange { id: id(index), json: None }).collect();
+        snapshot.refresh(&changes, vec![0].into(), snapshot.version() + 1)
+    }
+
+    #[test]
+    fn chunks_are_joined_with_small_neighbours() {
+        // Chunks end behind the pages 144, 272 and 400. Each row deletes runs of pages, one refresh after the other.
+        type Row<'a> = (&'a str, &'a [Range<usize>], &'a [usize]);
+        let table: [Row<'_>; 8] = [
+            ("as loaded", &[], &[144, 128, 128]),
+            ("small beside large", &[10..144], &[10, 128, 128]),
+            ("two made small at once", &[10..252], &[30, 128]),
+            ("the second made small later", &[10..144, 164..272], &[30, 128]),
+            ("the first made small later", &[154..272, 20..144], &[30, 128]),
+            ("the last made small later", &[154..272, 290..400], &[144, 28]),
+            ("a chunk gone", &[144..272], &[144, 128]),
+            ("everything gone", &[0..200, 200..400], &[]),
+        ];
+        for (name, deleted, expected) in table {
+            let snapshot = deleted.iter().fold(snapshot(), |snapshot, pages| without_pages(&snapshot, pages.clone()));
+            let lengths: Vec<usize> = snapshot.chunks.slots().iter().map(|slot| slot.node.len()).collect();
+            assert_eq!(lengths, expected, "{name}");
+            check_shape(&snapshot);
+        }
+    }
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::page::{self, Page};
+use super::page::Page;
 use super::*;
 use crate::limits::*;
 
@@ -289,7 +289,8 @@ fn oldest(page: &Page) -> ItemId {
     page.id(page.items_count() - 1)
 }
 
-fn check_shape(snapshot: &Snapshot) {
+/// Both levels within their bounds, and no two small neighbours.
+pub(super) fn check_shape(snapshot: &Snapshot) {
     for chunk in snapshot.chunks.members().map(|chunk| chunk.node) {
         assert!((1..=CHUNK_PAGES_MAX).contains(&chunk.len()), "a chunk of {} pages", chunk.len());
         let pages: Vec<_> = chunk.members().collect();
@@ -298,10 +299,11 @@ fn check_shape(snapshot: &Snapshot) {
             assert!((1..=PAGE_ITEMS_MAX).contains(&items_count), "a page of {items_count} items");
             assert!(items_count == 1 || bytes <= PAGE_BYTES_MAX, "a page of {items_count} items in {bytes} bytes");
         }
-        assert!(
-            !pages.windows(2).any(|pair| page::are_joined(pair[0].totals, pair[1].totals)),
-            "two small pages side by side"
-        );
+        for pair in pages.windows(2) {
+            let together = pair[0].totals + pair[1].totals;
+            let (items_count, bytes) = (together.items as usize, together.bytes as usize);
+            assert!(items_count > PAGE_ITEMS_JOIN || bytes > PAGE_BYTES_JOIN, "two small pages: {together:?}");
+        }
     }
     let chunks: Vec<_> = snapshot.chunks.members().map(|chunk| chunk.node).collect();
     assert!(chunks.windows(2).all(|pair| pair[0].len() + pair[1].len() > CHUNK_PAGES_JOIN), "two small chunks");
