@@ -134,8 +134,12 @@ fn random_id(count: u32) -> u128 {
 
 /// Some 185 bytes, like a todo.
 fn json(id: u128, revision: u64) -> Vec<u8> {
+    let time = "2026-01-01T00:00:00.000Z";
+    let id = format!("01890f5c-0000-7000-8000-{id:012x}");
+    let title = format!("todo {revision:04}");
     format!(
-        r#"{{"id":"01890f5c-0000-7000-8000-{id:012x}","title":"todo {revision:04}","description":"soon","completed":false,"created_at":"2026-01-01T00:00:00.000Z","updated_at":"2026-01-01T00:00:00.000Z"}}"#
+        "{{\"id\":\"{id}\",\"title\":\"{title}\",\"description\":\"soon\",\"completed\":false,\
+         \"created_at\":\"{time}\",\"updated_at\":\"{time}\"}}"
     )
     .into_bytes()
 }
