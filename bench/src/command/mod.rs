@@ -5,7 +5,7 @@ mod load;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use todo_bench::error::Result;
-use todo_bench::floor;
+use todo_bench::{empty_loop, floor};
 
 /// Measures the Todo API and the least that any server of its answers must cost.
 #[derive(Parser)]
@@ -19,6 +19,8 @@ struct Arguments {
 enum Command {
     /// Load on a running server, every answer checked.
     Load(load::LoadArgs),
+    /// The server's own runtime and I/O with a byte counter for a parser; ends with its standard input.
+    Loop(floor::ReferenceArgs),
     /// A reference server that parses nothing; ends with its standard input.
     Floor {
         /// How it waits and sends.
@@ -52,6 +54,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<Verdict> {
     match command {
         Command::Load(args) => load::run(&args),
+        Command::Loop(reference) => empty_loop::serve(&reference).map(|()| Verdict::Passed),
         Command::Floor { mode, reference } => floor::serve(mode, &reference).map(|()| Verdict::Passed),
     }
 }

@@ -61,7 +61,7 @@ mod tests {
             let mut deadlines = Deadlines::new(start);
             deadlines.arm(key(7), at);
             for now in (start..at).step_by(13) {
-                assert_eq!(expired(&mut deadlines, now), [], "armed for {at}, asked at {now}");
+                assert!(expired(&mut deadlines, now).is_empty(), "armed for {at}, asked at {now}");
             }
             assert_eq!(expired(&mut deadlines, at + 2 * WHEEL_SLOT_MS), [7], "armed for {at}");
         }

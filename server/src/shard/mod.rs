@@ -275,17 +275,15 @@ impl Shard {
         }
     }
 
+    /// The process is going. From here on every answer closes its connection; one that is between requests is told that
+    /// its input has ended, behind what may be queued in its socket: that is still answered.
     fn drain(&self) {
         self.draining.set(true);
-        let peers: Vec<_> = self.peers.borrow().iter().map(|(_, peer)| Rc::clone(peer)).collect();
-        self.decide(|site| {
-            site.draining = true;
-            for peer in &peers {
-                peer.machine.borrow_mut().drain(site);
+        self.decide(|site| site.draining = true);
+        for (_, peer) in self.peers.borrow().iter() {
+            if peer.machine.borrow().idle_since_ms().is_some() {
+                peer.shutdown(Direction::Read);
             }
-        });
-        for peer in &peers {
-            peer.interrupt_read();
         }
     }
 
