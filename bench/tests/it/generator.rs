@@ -74,7 +74,7 @@ fn good_answers_of_every_size_pass() {
         let outcome = run(move |index| Some(response("200 OK", &vec![b'x'; sizes[index as usize % sizes.len()]])));
         assert!(outcome.faults.is_empty(), "{sizes:?}: {:?}", outcome.faults);
         assert!(outcome.responses > 0, "{sizes:?}");
-        assert!(outcome.latency.len() > 0, "{sizes:?}");
+        assert!(!outcome.latency.is_empty(), "{sizes:?}");
     }
 }
 
