@@ -2,6 +2,7 @@
 //!
 //! - `scan` finds and checks responses in a stream; `load` is the generator around it; `single` sends one request.
 //! - `run`, `floor` and `sys` are the reference servers: what any server must do at least.
+//! - `empty_loop` is the server's own runtime and I/O around nothing.
 //! - `process` starts servers and reads what the kernel and they themselves tell about their work.
 //! - `matrix` runs server and references interleaved and judges the ratios; `statistics` is its arithmetic.
 //! - `writes` sends writes: their rate, what they cost the reads, and how old what is read is.
@@ -13,6 +14,7 @@
 #![cfg(target_os = "linux")]
 
 pub mod clock;
+pub mod empty_loop;
 pub mod error;
 pub mod floor;
 pub mod limits;

@@ -1,1 +1,21 @@
-//! Placeholder crate map.
+//! The write side of the Todo API: commands in, truth and changes out.
+//!
+//! - [`traits`]: the three seams, [`CommandLog`](traits::CommandLog), [`TodoStore`](traits::TodoStore) and
+//!   [`ChangeFeed`](traits::ChangeFeed), and what can go wrong at each
+//! - [`apply`]: the loop between them, the same for every log, store and feed
+//! - [`channel`]: the log and the feed of one process, in memory
+//! - [`sqlite`]: the store in one file, and the reads that a snapshot needs
+//! - [`sample`] and [`fill`]: varied todos, and how a store is filled with them
+//! - [`limits`]: every bound of this crate
+//!
+//! A write's way: [`channel::Appender`], [`apply::run`], [`sqlite::SqliteStore`], [`channel::ChannelFeed`], and back as an
+//! [`Outcome`](traits::Outcome).
+#![forbid(unsafe_code)]
+
+pub mod apply;
+pub mod channel;
+pub mod fill;
+pub mod limits;
+pub mod sample;
+pub mod sqlite;
+pub mod traits;

@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use std::path::Path;
 use std::process::ExitCode;
 use todo_bench::error::{Context, Result};
-use todo_bench::floor;
+use todo_bench::{empty_loop, floor};
 
 /// Measures the Todo API and the least that any server of its answers must cost.
 #[derive(Parser)]
@@ -34,6 +34,8 @@ enum Command {
     Idle(memory::IdleArgs),
     /// Memory of connections that ask and never read.
     Stall(memory::StallArgs),
+    /// The server's own runtime and I/O with a byte counter for a parser; ends with its standard input.
+    Loop(floor::ReferenceArgs),
     /// A reference server that parses nothing; ends with its standard input.
     Floor {
         /// How it waits and sends.
@@ -81,6 +83,7 @@ fn run(command: Command) -> Result<Verdict> {
         Command::Pairs(args) => writes::run_pairs(&args),
         Command::Idle(args) => memory::run_idle(&args),
         Command::Stall(args) => memory::run_stall(&args),
+        Command::Loop(reference) => empty_loop::serve(&reference).map(|()| Verdict::Passed),
         Command::Floor { mode, reference } => floor::serve(mode, &reference).map(|()| Verdict::Passed),
     }
 }

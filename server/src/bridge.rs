@@ -1,0 +1,230 @@
+//! Where data plane and control plane meet: the one file that knows both sides.
+//!
+//! ```text
+//! control -> shard   a newer snapshot: a slot per shard that is looked at between batches, no wake-up
+//!                    outcomes of writes, answers to rare reads: one message per shard and commit
+//! shard -> control   groups of writes, straight into the log's bounded queue; rare reads and pages
+//! ```
+//!
+//! Nothing else crosses. Every way is bounded: writes in number and bytes by the log's queue, requests in number by
+//! their channel, messages back by what was asked.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use todo_worker::channel::{AppendError, Appender};
+use todo_worker::traits::Outcome;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+use crate::http::connection::{Deferred, DeferredAnswer, Page, WriteOutcome};
+use crate::http::reject::Reject;
+use crate::limits::CONTROL_REQUESTS_MAX;
+use crate::shard::deadlines::PeerKey;
+use crate::snapshot::Snapshot;
+use crate::snapshot::response::Query;
+
+/// Where an answer goes: the generation in the key drops what belongs to a connection that has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// Number of the shard.
+    pub shard: u16,
+    /// Its connection.
+    pub peer: PeerKey,
+    /// Place of the command in its group, from 0.
+    pub place: u16,
+    /// When it was handed over, in microseconds of the shard's monotonic clock.
+    pub since_us: u64,
+}
+
+/// A message to a shard.
+pub enum Message {
+    /// Outcomes of writes.
+    Outcomes(Vec<(Ticket, WriteOutcome)>),
+    /// The answer to a rare read or a page.
+    Answer(Ticket, DeferredAnswer),
+    /// A connection from the acceptor.
+    Connection(OwnedFd),
+    /// The process is going: stop accepting, answer what is here, close.
+    Drain,
+    /// End now, whatever is open.
+    End,
+}
+
+/// What only the control plane can answer.
+#[derive(Clone, Copy, Debug)]
+pub enum Request {
+    /// A read below the floor of the snapshot.
+    Read(Query),
+    /// A page.
+    Page(Page),
+}
+
+/// Where a shard finds the newest snapshot.
+pub struct SnapshotSlot {
+    version: AtomicU64,
+    current: ArcSwap<Snapshot>,
+}
+
+impl SnapshotSlot {
+    /// A slot that holds `snapshot`.
+    pub fn new(snapshot: Arc<Snapshot>) -> SnapshotSlot {
+        SnapshotSlot { version: AtomicU64::new(snapshot.version()), current: ArcSwap::new(snapshot) }
+    }
+
+    /// Puts a newer snapshot in. What it replaces must be kept by the caller until no shard holds it: dropping a list
+    /// walks it, and that is not a shard's work.
+    pub fn publish(&self, snapshot: Arc<Snapshot>) {
+        let version = snapshot.version();
+        self.current.store(snapshot);
+        self.version.store(version, Ordering::Release);
+    }
+
+    fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// The newest snapshot.
+    pub fn current(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+}
+
+/// A shard's end towards the control plane.
+pub struct ToControl {
+    slot: Arc<SnapshotSlot>,
+    appender: Appender<Ticket>,
+    requests: mpsc::Sender<(Ticket, Request)>,
+}
+
+/// A shard's end from the control plane.
+pub struct FromControl {
+    messages: mpsc::UnboundedReceiver<Message>,
+}
+
+/// The control plane's end towards one shard.
+#[derive(Clone)]
+pub struct ToShard {
+    messages: mpsc::UnboundedSender<Message>,
+    /// Where the shard finds the newest snapshot.
+    pub slot: Arc<SnapshotSlot>,
+}
+
+/// The control plane's end of what shards ask it.
+pub type Requests = mpsc::Receiver<(Ticket, Request)>;
+
+/// The two ends of every shard, and what shards ask.
+pub struct Bridge {
+    /// Each shard's own ends.
+    pub shards: Vec<(ToControl, FromControl)>,
+    /// What shards ask.
+    pub requests: Requests,
+}
+
+/// The ways back, which must exist before the log whose outcomes take them.
+pub struct WaysBack {
+    to_shards: Vec<ToShard>,
+    from_control: Vec<FromControl>,
+}
+
+impl WaysBack {
+    /// Ways to `shards_count` shards that begin with `snapshot`.
+    pub fn new(shards_count: usize, snapshot: &Arc<Snapshot>) -> WaysBack {
+        let pairs = (0..shards_count).map(|_| {
+            let (sender, messages) = mpsc::unbounded_channel();
+            let slot = Arc::new(SnapshotSlot::new(Arc::clone(snapshot)));
+            (ToShard { messages: sender, slot }, FromControl { messages })
+        });
+        let (to_shards, from_control) = pairs.unzip();
+        WaysBack { to_shards, from_control }
+    }
+
+    /// The control plane's ends.
+    pub fn to_shards(&self) -> Vec<ToShard> {
+        self.to_shards.clone()
+    }
+
+    /// Completes the bridge with the log.
+    pub fn with_log(self, appender: &Appender<Ticket>) -> Bridge {
+        let (sender, requests) = mpsc::channel(CONTROL_REQUESTS_MAX);
+        let ends = self.to_shards.iter().zip(self.from_control).map(|(to_shard, from_control)| {
+            let slot = Arc::clone(&to_shard.slot);
+            (ToControl { slot, appender: appender.clone(), requests: sender.clone() }, from_control)
+        });
+        Bridge { shards: ends.collect(), requests }
+    }
+}
+
+/// Sends outcomes home: one message per shard, whatever the batch held.
+pub fn deliver(to_shards: &[ToShard], outcomes: Vec<(Ticket, Outcome)>) {
+    let mut by_shard: Vec<Vec<(Ticket, WriteOutcome)>> = vec![Vec::new(); to_shards.len()];
+    for (ticket, outcome) in outcomes {
+        by_shard[usize::from(ticket.shard)].push((ticket, write_outcome(outcome)));
+    }
+    for (to_shard, outcomes) in to_shards.iter().zip(by_shard) {
+        if !outcomes.is_empty() {
+            to_shard.send(Message::Outcomes(outcomes));
+        }
+    }
+}
+
+fn write_outcome(outcome: Outcome) -> WriteOutcome {
+    match outcome {
+        Outcome::Acknowledged => WriteOutcome::Acknowledged,
+        Outcome::NotAppended(_) => WriteOutcome::Refused(Reject::NotAppended),
+        Outcome::Unknown => WriteOutcome::Refused(Reject::OutcomeUnknown),
+    }
+}
+
+impl ToShard {
+    /// Sends a message. A shard that has ended has no connection left that could want it.
+    pub fn send(&self, message: Message) {
+        let _ = self.messages.send(message);
+    }
+}
+
+impl FromControl {
+    /// The next message; `None` when the control plane has gone.
+    pub async fn receive(&mut self) -> Option<Message> {
+        self.messages.recv().await
+    }
+}
+
+impl ToControl {
+    /// Version of the newest snapshot: one load, so it can be looked at before every batch.
+    pub fn snapshot_version(&self) -> u64 {
+        self.slot.version()
+    }
+
+    /// The newest snapshot.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.slot.current()
+    }
+
+    /// Hands a group over without waiting.
+    ///
+    /// # Errors
+    /// What the whole group is answered with when it was not taken.
+    pub fn send(&self, ticket: Ticket, deferred: Deferred) -> Result<(), Reject> {
+        match deferred {
+            Deferred::Writes(commands) => {
+                let places = commands.into_iter().zip(0..);
+                let group = places.map(|(command, place)| (command, Ticket { place, ..ticket })).collect();
+                self.appender.try_append(group).map_err(|(refusal, _)| match refusal {
+                    AppendError::Full => Reject::QueueFull,
+                    AppendError::Closed => Reject::NotAppended,
+                })
+            }
+            Deferred::Read(query) => self.ask(ticket, Request::Read(query)),
+            Deferred::Page(page) => self.ask(ticket, Request::Page(page)),
+        }
+    }
+
+    fn ask(&self, ticket: Ticket, request: Request) -> Result<(), Reject> {
+        self.requests.try_send((ticket, request)).map_err(|refusal| match refusal {
+            TrySendError::Full(_) | TrySendError::Closed(_) => Reject::StoreUnavailable,
+        })
+    }
+}

@@ -1,0 +1,139 @@
+//! Changes become snapshots: at most one each refresh interval, each at every shard before its writes are acknowledged.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use todo_proto::change::{Changes, Fit};
+use todo_worker::channel::Published;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::bridge::ToShard;
+use crate::control::pages::FeedMetrics;
+use crate::snapshot::{ItemChange, Snapshot};
+
+/// Makes snapshots of changes and gives them to the shards.
+pub struct Follower {
+    /// What is served.
+    current: Arc<Snapshot>,
+    /// Snapshots that a shard, or something in flight, may still hold. The last reference is dropped here: dropping a
+    /// list walks it, and that is not a shard's work.
+    retired: Vec<Arc<Snapshot>>,
+    to_shards: Vec<ToShard>,
+    refresh: Duration,
+    window: Window,
+    metrics: Arc<FeedMetrics>,
+}
+
+/// Bounds of the snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// Newest items held.
+    pub items_max: u32,
+    /// Bytes of JSON held.
+    pub bytes_max: u64,
+}
+
+impl Follower {
+    /// Follows from `current`, which the shards have already.
+    pub fn new(
+        current: Arc<Snapshot>,
+        to_shards: Vec<ToShard>,
+        refresh: Duration,
+        window: Window,
+        metrics: Arc<FeedMetrics>,
+    ) -> Follower {
+        metrics.set_snapshot(&current);
+        Follower { current, retired: Vec::new(), to_shards, refresh, window, metrics }
+    }
+
+    /// Follows until the feed ends.
+    pub async fn run(mut self, mut feed: mpsc::Receiver<Published>) {
+        let mut last: Option<Instant> = None;
+        while let Some(first) = feed.recv().await {
+            if let Some(last) = last {
+                // What comes meanwhile shares the next snapshot; the first one after a pause waits for nothing.
+                tokio::time::sleep_until(last + self.refresh).await;
+            }
+            let mut batch = vec![first];
+            while let Ok(more) = feed.try_recv() {
+                batch.push(more);
+            }
+            let begun = Instant::now();
+            self.publish(&batch);
+            last = Some(begun);
+            self.metrics.refresh_seconds.observe(begun.elapsed().as_secs_f64());
+            for published in batch {
+                // The loop that waited may be gone, at the end of the process.
+                let _ = published.done.send(());
+            }
+            self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        }
+    }
+
+    fn publish(&mut self, batch: &[Published]) {
+        let mut positions: Box<[u64]> = self.current.positions().into();
+        let mut changes = Vec::new();
+        for published in batch {
+            take(&published.changes, &mut positions, &mut changes);
+        }
+        let version = self.current.version() + 1;
+        let newer = self.current.refresh(&changes, positions, version);
+        let newer = Arc::new(newer.trim(self.window.items_max, self.window.bytes_max));
+        self.metrics.set_snapshot(&newer);
+        for to_shard in &self.to_shards {
+            to_shard.slot.publish(Arc::clone(&newer));
+        }
+        self.retired.push(std::mem::replace(&mut self.current, newer));
+    }
+}
+
+/// PROTOCOL "Load and follow", MESSAGE: takes what is newer than the position, in order.
+fn take<'a>(message: &'a Changes, positions: &mut [u64], changes: &mut Vec<ItemChange<'a>>) {
+    let position = &mut positions[message.part as usize];
+    match message.fit(*position) {
+        Fit::Old => {}
+        Fit::Next => {
+            let newer = message.changes.iter().filter(|change| change.revision > *position);
+            changes.extend(newer.map(|change| ItemChange { id: change.id, json: change.json.as_deref() }));
+            *position = message.to;
+        }
+        // The channel neither loses nor reorders: a gap would be a fault of ours, and going on would hide it for ever.
+        Fit::Gap => panic!("changes from {} do not follow position {position}", message.from),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use todo_proto::change::Change;
+    use todo_proto::id::ItemId;
+
+    use super::*;
+
+    fn message(from: u64, to: u64) -> Changes {
+        let changes = (from + 1..=to).map(|revision| Change {
+            id: ItemId::from_parts(revision, 0),
+            revision,
+            json: Some(Box::from(&b"{}"[..])),
+        });
+        Changes { store_id: [0; 16], part: 0, from, to, changes: changes.collect() }
+    }
+
+    #[test]
+    fn only_what_is_newer_is_taken() {
+        let table = [((0, 3), 3, 3), ((2, 5), 5, 2), ((1, 4), 5, 0), ((5, 5), 5, 0), ((5, 6), 6, 1)];
+        let mut positions = [0];
+        for ((from, to), stands_at, taken) in table {
+            let message = message(from, to);
+            let mut changes = Vec::new();
+            take(&message, &mut positions, &mut changes);
+            assert_eq!((positions[0], changes.len()), (stands_at, taken), "({from}, {to}]");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "do not follow position 3")]
+    fn a_gap_is_our_fault() {
+        take(&message(4, 5), &mut [3], &mut Vec::new());
+    }
+}

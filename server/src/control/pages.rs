@@ -1,0 +1,308 @@
+//! `/ready` and `/metrics`: put together when asked for, from counters that cost nobody anything meanwhile.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use serde_json::json;
+use todo_worker::apply::{Status, Writing};
+use todo_worker::channel::Appender;
+use tokio::sync::watch;
+
+use crate::bridge::Ticket;
+use crate::counters::{Count, ShardCounters};
+use crate::http::connection::{DeferredAnswer, Page};
+use crate::http::reject::Reject;
+use crate::snapshot::Snapshot;
+use crate::snapshot::response::JSON;
+
+/// Media type of `/metrics`.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What the follower notes of the snapshots it makes.
+#[derive(Debug)]
+pub struct FeedMetrics {
+    /// Seconds that one refresh took.
+    pub refresh_seconds: Histogram,
+    version: AtomicU64,
+    items: AtomicU64,
+    bytes: AtomicU64,
+    position: AtomicU64,
+}
+
+/// Seconds from handing a write over to its outcome, and how many ended how.
+#[derive(Debug)]
+pub struct WriteMetrics {
+    /// Seconds from handing over to the outcome.
+    pub seconds: Histogram,
+    /// Durable and visible.
+    pub acknowledged: AtomicU64,
+    /// Certainly without effect.
+    pub not_appended: AtomicU64,
+    /// Possibly with effect.
+    pub unknown: AtomicU64,
+}
+
+/// What both pages are made of.
+#[derive(Clone)]
+pub struct Sources {
+    /// By shard.
+    pub counters: Vec<Arc<ShardCounters>>,
+    /// The snapshot's.
+    pub feed: Arc<FeedMetrics>,
+    /// The writes'.
+    pub writes: Arc<WriteMetrics>,
+    /// The apply loop's word.
+    pub status: watch::Receiver<Status>,
+    /// The queue.
+    pub appender: Appender<Ticket>,
+    /// The process is going.
+    pub draining: Arc<AtomicBool>,
+    /// `io_uring`, `epoll` or `kqueue`.
+    pub driver: &'static str,
+}
+
+/// Writes the pages.
+pub struct Pages {
+    registry: Registry,
+    sources: Sources,
+}
+
+impl Default for FeedMetrics {
+    fn default() -> FeedMetrics {
+        FeedMetrics {
+            refresh_seconds: Histogram::new(exponential_buckets(0.000_001, 4.0, 12)),
+            version: AtomicU64::new(0),
+            items: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            position: AtomicU64::new(0),
+        }
+    }
+}
+
+impl FeedMetrics {
+    /// Notes what is served from now on.
+    pub fn set_snapshot(&self, snapshot: &Snapshot) {
+        self.version.store(snapshot.version(), Relaxed);
+        self.items.store(u64::from(snapshot.items_count()), Relaxed);
+        self.bytes.store(snapshot.bytes(), Relaxed);
+        self.position.store(snapshot.positions().iter().sum(), Relaxed);
+    }
+}
+
+impl Default for WriteMetrics {
+    fn default() -> WriteMetrics {
+        WriteMetrics {
+            seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 14)),
+            acknowledged: AtomicU64::new(0),
+            not_appended: AtomicU64::new(0),
+            unknown: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Pages {
+    /// Pages from `sources`.
+    pub fn new(sources: Sources) -> Pages {
+        let mut registry = Registry::with_prefix("todo");
+        registry.register(
+            "snapshot_refresh_seconds",
+            "Time to make and publish a snapshot",
+            sources.feed.refresh_seconds.clone(),
+        );
+        registry.register(
+            "write_seconds",
+            "Time from handing a write over to its outcome",
+            sources.writes.seconds.clone(),
+        );
+        registry.register_collector(Box::new(Counted(sources.clone())));
+        Pages { registry, sources }
+    }
+
+    /// One page.
+    pub fn answer(&self, page: Page) -> DeferredAnswer {
+        match page {
+            Page::Ready => self.ready(),
+            Page::Metrics => self.metrics(),
+        }
+    }
+
+    /// 200 from the first snapshot (there is none before the listeners) until draining begins.
+    fn ready(&self) -> DeferredAnswer {
+        let draining = self.sources.draining.load(Relaxed);
+        let status = self.sources.status.borrow().clone();
+        let (writes, why) = match &status.writing {
+            Writing::Opening => (false, Some("the store is being opened".to_owned())),
+            Writing::Open => (true, None),
+            Writing::Failing(why) | Writing::Ended(why) => (false, Some(why.clone())),
+        };
+        let away: &[&str] =
+            if matches!(status.writing, Writing::Failing(_) | Writing::Ended(_)) { &["store"] } else { &[] };
+        let body = json!({
+            "status": if draining { "draining" } else { "ready" },
+            "writes": writes && !draining,
+            "writes_refused_because": if draining { Some("the server is shutting down".to_owned()) } else { why },
+            "away": away,
+            "position": self.sources.feed.position.load(Relaxed),
+            "todos_in_memory": self.sources.feed.items.load(Relaxed),
+        });
+        DeferredAnswer::Body {
+            status: if draining { 503 } else { 200 },
+            content_type: JSON,
+            extra: "Cache-Control: no-store\r\n".to_owned(),
+            etag: None,
+            body: format!("{body}\n").into_bytes(),
+        }
+    }
+
+    fn metrics(&self) -> DeferredAnswer {
+        let mut text = String::new();
+        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
+            Ok(()) => DeferredAnswer::Body {
+                status: 200,
+                content_type: OPEN_METRICS,
+                extra: "Cache-Control: no-store\r\n".to_owned(),
+                etag: None,
+                body: text.into_bytes(),
+            },
+            Err(fmt::Error) => {
+                tracing::error!("the metrics cannot be encoded");
+                DeferredAnswer::Reject(Reject::StoreUnavailable)
+            }
+        }
+    }
+}
+
+/// Everything that is counted elsewhere and only read here.
+struct Counted(Sources);
+
+impl fmt::Debug for Counted {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Counted")
+    }
+}
+
+type PerShard = (&'static str, &'static str, fn(&ShardCounters) -> &Count);
+
+const SHARD_COUNTERS: [PerShard; 9] = [
+    ("accepted", "Connections taken", |shard| &shard.accepted),
+    ("cut", "Connections ended by a deadline or a bound", |shard| &shard.cut),
+    ("accept_exhausted", "Times that accepting waited for descriptors or memory", |shard| &shard.accept_exhausted),
+    ("reads", "Reads from sockets that brought bytes", |shard| &shard.reads),
+    ("read_bytes", "Bytes read", |shard| &shard.read_bytes),
+    ("socket_writes", "Writes to sockets", |shard| &shard.writes),
+    ("written_bytes", "Bytes written", |shard| &shard.written_bytes),
+    ("deferred", "Groups handed to the control plane", |shard| &shard.deferred),
+    ("queue_full", "Groups refused because a queue was full", |shard| &shard.queue_full),
+];
+
+const SHARD_GAUGES: [PerShard; 5] = [
+    ("connections", "Connections open", |shard| &shard.connections),
+    ("busy_connections", "Connections that read into a buffer of their own", |shard| &shard.busy),
+    ("input_bytes", "Bytes of unfinished requests held", |shard| &shard.input_bytes),
+    ("unsent_bytes", "Bytes of answers that clients have not taken", |shard| &shard.unsent_bytes),
+    ("ready_bytes", "Bytes of ready-made responses", |shard| &shard.ready_bytes),
+];
+
+impl Collector for Counted {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        self.requests(&mut encoder)?;
+        self.rejects(&mut encoder)?;
+        for (name, help, count) in SHARD_COUNTERS {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (shard, counters) in self.0.counters.iter().enumerate() {
+                let labels = [("shard", shard.to_string())];
+                ConstCounter::new(count(counters).get()).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        for (name, help, count) in SHARD_GAUGES {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (shard, counters) in self.0.counters.iter().enumerate() {
+                let labels = [("shard", shard.to_string())];
+                ConstGauge::new(count(counters).get() as i64).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        self.snapshot_and_writes(&mut encoder)
+    }
+}
+
+impl Counted {
+    fn requests(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let mut family = encoder.encode_descriptor("requests", "Requests answered", None, MetricType::Counter)?;
+        for (shard, counters) in self.0.counters.iter().enumerate() {
+            for (kind, status, count) in counters.requests() {
+                let labels =
+                    [("shard", shard.to_string()), ("route", kind.label().to_owned()), ("status", status.to_string())];
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn rejects(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let mut family =
+            encoder.encode_descriptor("rejects", "Requests refused, by problem", None, MetricType::Counter)?;
+        // Several faults may share a problem type; each type is one series.
+        let mut by_slug = std::collections::BTreeMap::new();
+        for index in 0..Reject::KINDS {
+            let count: u64 = self.0.counters.iter().map(|shard| shard.rejects(index)).sum();
+            *by_slug.entry(Reject::slug(index)).or_insert(0) += count;
+        }
+        for (slug, count) in by_slug.into_iter().filter(|(_, count)| *count > 0) {
+            ConstCounter::new(count).encode(family.encode_family(&[("problem", slug)])?)?;
+        }
+        Ok(())
+    }
+
+    fn snapshot_and_writes(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Sources { feed, writes, status, appender, driver, draining, .. } = &self.0;
+        let status = status.borrow().clone();
+        let position = feed.position.load(Relaxed);
+        let gauges: [(&str, &str, u64); 9] = [
+            ("snapshot_items", "Todos in memory", feed.items.load(Relaxed)),
+            ("snapshot_bytes", "Bytes of JSON in memory", feed.bytes.load(Relaxed)),
+            ("snapshot_version", "Snapshots published since the start", feed.version.load(Relaxed)),
+            ("snapshot_position", "Log position that the snapshot contains", position),
+            ("store_position", "Log position that the store contains", status.position),
+            (
+                "snapshot_behind",
+                "Positions in the store that the snapshot lacks",
+                status.position.saturating_sub(position),
+            ),
+            ("write_queue_commands", "Writes that wait for their commit", appender.waiting_count() as u64),
+            ("write_queue_bytes", "Bytes of them", appender.waiting_bytes() as u64),
+            ("draining", "1 while the process is going", u64::from(draining.load(Relaxed))),
+        ];
+        for (name, help, value) in gauges {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(value as i64).encode(metric)?;
+        }
+        let mut info = encoder.encode_descriptor("driver", "The I/O driver in use", None, MetricType::Gauge)?;
+        ConstGauge::new(1).encode(info.encode_family(&[("driver", *driver)])?)?;
+        let mut outcomes = encoder.encode_descriptor("writes", "Writes by outcome", None, MetricType::Counter)?;
+        let counts = [
+            ("acknowledged", &writes.acknowledged),
+            ("not_appended", &writes.not_appended),
+            ("unknown", &writes.unknown),
+        ];
+        for (outcome, count) in counts {
+            ConstCounter::new(count.load(Relaxed)).encode(outcomes.encode_family(&[("outcome", outcome)])?)?;
+        }
+        let counters = [
+            ("commits", "Transactions committed", status.batches),
+            ("commit_failures", "Transactions that had to be given up or tried again", status.failures),
+        ];
+        for (name, help, value) in counters {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(metric)?;
+        }
+        Ok(())
+    }
+}

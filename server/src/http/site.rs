@@ -1,0 +1,87 @@
+//! What a connection's decisions draw on: the shard's tables, its view of the data, its clock readings.
+//!
+//! Everything here belongs to one shard, or is immutable. The shell keeps it current (snapshot, time) between batches,
+//! so that one batch sees one version of all of it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use todo_proto::id::IdSource;
+
+use crate::counters::ShardCounters;
+use crate::http::bearer::Keys;
+use crate::http::date::HttpDate;
+use crate::http::known::KnownHeads;
+use crate::http::output::{Held, Pool};
+use crate::snapshot::response::{Current, Responses};
+
+/// The times that a batch may look at without asking a clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Now {
+    /// Monotonic milliseconds, at most [`crate::limits::TICK_MS`] old.
+    pub tick_ms: u64,
+    /// Unix seconds, at most 100 ms behind.
+    pub second: u64,
+}
+
+/// Deadlines and bounds that an operator may set.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Largest `limit` of a list.
+    pub limit_max: u32,
+    /// A head must be whole this long after its first byte, in milliseconds.
+    pub head_timeout_ms: u64,
+    /// A body must be whole this long after its head, in milliseconds.
+    pub body_timeout_ms: u64,
+    /// A connection without a request is closed after this, in milliseconds.
+    pub idle_timeout_ms: u64,
+    /// A client must take [`crate::limits::PROGRESS_BYTES`], or all it is owed, in each such time, in milliseconds.
+    pub progress_timeout_ms: u64,
+}
+
+/// One shard's side of every decision.
+pub struct Site {
+    /// Heads parsed before.
+    pub known: KnownHeads,
+    /// Ready-made responses.
+    pub responses: Responses,
+    /// Buffers for answers.
+    pub pool: Pool,
+    /// The snapshot that this batch sees.
+    pub held: Rc<Held>,
+    /// The times that this batch sees.
+    pub now: Now,
+    /// `now.second` as a Date.
+    pub date: HttpDate,
+    /// Keys of the tokens that writes need.
+    pub keys: Arc<Keys>,
+    /// Where new ids come from.
+    pub ids: IdSource,
+    /// Randomness for ids.
+    pub random: fastrand::Rng,
+    /// Unix milliseconds; asked for writes only.
+    pub wall_clock: fn() -> u64,
+    /// Deadlines and bounds.
+    pub rules: Arc<Rules>,
+    /// The process is going: every answer says that its connection closes.
+    pub draining: bool,
+    /// What metrics are made of; this shard is the only writer.
+    pub counters: Arc<ShardCounters>,
+    /// Bytes of input held for all connections of the shard.
+    pub input_bytes: usize,
+}
+
+impl Site {
+    /// What ready-made responses depend on, beside the table they live in.
+    pub fn current(&mut self) -> (&mut Responses, Current<'_>) {
+        let current =
+            Current { snapshot: &self.held.snapshot, second: self.now.second, date: &self.date, pool: &self.pool };
+        (&mut self.responses, current)
+    }
+
+    /// Moves the times on; the Date follows the second.
+    pub fn set_now(&mut self, now: Now) {
+        self.date.advance(now.second);
+        self.now = now;
+    }
+}

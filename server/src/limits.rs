@@ -1,0 +1,224 @@
+//! Everything a peer can make grow, and everything that waits for one, with what happens at the bound.
+
+use std::time::Duration;
+
+/// Request line plus fields, through the empty line. A longer head is answered 431, a longer request
+/// line 414, and the connection closes.
+pub const REQUEST_HEAD_BYTES_MAX: usize = 8 * 1024;
+/// Field lines of one head. More are answered 431 and the connection closes.
+pub const REQUEST_FIELDS_MAX: usize = 64;
+/// Payload of one request, framing not counted. More is answered 413 and the connection closes.
+pub const REQUEST_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Payload of an unread body that is read and dropped so that the connection can go on; with more to
+/// come it closes instead.
+pub const DRAIN_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Hexadecimal digits of one chunk size, leading zeros included: as many as 64 bits hold. More is 400.
+pub const CHUNK_SIZE_DIGITS_MAX: u8 = 16;
+/// Chunk extensions of one body in all (nothing here reads them). More is answered 400.
+pub const CHUNK_EXTENSION_BYTES_MAX: usize = 1024;
+/// Trailer section of one body, through its empty line. More is answered 431.
+pub const TRAILER_BYTES_MAX: usize = 4 * 1024;
+
+/// A bearer token. A longer one is answered 401 without a look at its signature.
+pub const TOKEN_BYTES_MAX: usize = 4 * 1024;
+/// The `sub` claim of a token, in bytes of UTF-8. A longer one is answered 401.
+pub const TOKEN_SUBJECT_BYTES_MAX: usize = 256;
+
+/// Default of the largest `limit` a list may ask for. More is answered 400.
+pub const LIST_LIMIT_MAX: u32 = 10_000;
+/// How far an `Idempotency-Key` may lie behind the clock. An older one is answered 400: past it a retry
+/// could no longer be told from a new request.
+pub const IDEMPOTENCY_KEY_BEHIND_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+/// How far an `Idempotency-Key` may lie ahead of the clock. A later one is answered 400.
+pub const IDEMPOTENCY_KEY_AHEAD_MS_MAX: u64 = 60 * 1000;
+
+/// The shard's one read buffer, lent to the connection that has bytes to read; an idle one holds none.
+pub const READ_BUFFER_BYTES: usize = 64 * 1024;
+/// Bytes that leave for one connection in one turn, so that one client cannot hold the shard.
+pub const OUTPUT_BYTES_PER_TURN: usize = 256 * 1024;
+
+/// From the first byte of a head to its empty line, in all and not per read. Then 408 and close.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// From the end of a head to the end of its body. Then 408 and close.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(15);
+/// Between two requests. Then the connection closes without a word.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// After the last answer of a closing connection, for the peer to close its side.
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes that are read and dropped while lingering. Then the connection is cut.
+pub const LINGER_BYTES_MAX: usize = 256 * 1024;
+
+// A legal head always fits, with the empty line that may stand before it: "buffer full, head still
+// partial" can only mean "too large".
+const _: () = assert!(REQUEST_HEAD_BYTES_MAX + 2 < READ_BUFFER_BYTES);
+// A chunk size fits a `u64` without a check per digit.
+const _: () = assert!(CHUNK_SIZE_DIGITS_MAX <= 16);
+// A body that is accepted is also one that can be drained, so one bound decides both.
+const _: () = assert!(REQUEST_BODY_BYTES_MAX <= DRAIN_BODY_BYTES_MAX);
+// Who sends its whole legal body behind a refused request gets that answer before the end of the linger.
+const _: () = assert!(REQUEST_BODY_BYTES_MAX < LINGER_BYTES_MAX);
+// A token of the largest size can arrive at all.
+const _: () = assert!(TOKEN_BYTES_MAX + TOKEN_SUBJECT_BYTES_MAX < REQUEST_HEAD_BYTES_MAX);
+
+// ---- connections and their output ----
+
+/// A body up to this size is copied with its head into one buffer; a larger one leaves as slices of its snapshot.
+pub const COPIED_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// A piece up to this size is copied behind its neighbours, so that a mixed batch is one write.
+pub const COALESCED_BYTES_MAX: usize = 32 * 1024;
+/// Buffers of each size that a shard's pool keeps for reuse; more are freed.
+pub const POOL_FREE_BUFFERS_MAX: usize = 16;
+/// Bytes of answers that clients have not taken, a shard, each distinct buffer counted once; above it the slowest are cut.
+pub const UNSENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of input held for unfinished requests, a shard; above it those that began first are cut.
+pub const INPUT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Page bytes replaced since the oldest snapshot that a connection still sends; above it that connection is cut.
+pub const SUPERSEDED_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// A client must take this much, or all that it is owed, in each progress timeout.
+pub const PROGRESS_BYTES: u64 = 64 * 1024;
+/// For [`PROGRESS_BYTES`], or all that is owed, to be taken. Then the connection is reset.
+pub const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pieces of one vectored write; the kernel takes at most 1,024.
+pub const GATHERED_PIECES_MAX: usize = 64;
+/// No response head is longer, whatever it says.
+pub const REPLY_HEAD_BYTES_MAX: usize = 768;
+/// Lists of at least so many bytes carry `Vary: Accept-Encoding`.
+pub const VARY_BODY_BYTES_MIN: u64 = 8 * 1024;
+
+// ---- ready-made responses ----
+
+/// Bytes of ready-made responses a shard keeps.
+pub const READY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Ready-made responses a shard keeps.
+pub const READY_RESPONSES_MAX: usize = 1024;
+/// A response above this size is not repeated in a run: copies no longer pay.
+pub const RUN_RESPONSE_BYTES_MAX: usize = 8 * 1024;
+/// Queries of one second that a shard remembers, to see which are asked for again.
+pub const WANTED_QUERIES_MAX: usize = 1024;
+/// Heads that a shard remembers.
+pub const KNOWN_HEADS_MAX: usize = 64;
+/// Equal heads that are counted at once; a read brings no more.
+pub const KNOWN_REPEATS_MAX: usize = 4096;
+
+// ---- deferred groups ----
+
+/// Writes of one connection that are handed over together.
+pub const GROUP_WRITES_MAX: usize = 64;
+/// Bytes of bodies after which no further write joins a group.
+pub const GROUP_BYTES_MAX: usize = 64 * 1024;
+/// A PUT, PATCH or DELETE of an id whose time is further ahead of the clock names nothing: 404.
+pub const ID_AHEAD_MS_MAX: u64 = 60_000;
+/// Reads below the floor and pages that wait for the control plane, all shards together; more are 503.
+pub const CONTROL_REQUESTS_MAX: usize = 1024;
+/// A read below the floor, or a page, is answered in this time or with 503.
+pub const CONTROL_REQUEST_TIMEOUT_MS: u64 = 1_000;
+/// Items of one answer that the store gives; the rest is a link.
+pub const STORE_READ_ITEMS_MAX: u32 = 1_000;
+/// Writes that wait for their commit, all shards together; more are 503 at once.
+pub const QUEUE_WRITES_MAX: usize = 64 * 1024;
+/// Bytes of those writes.
+pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+// ---- shards ----
+
+/// Read buffer of a busy connection. A batch that fills it goes through the shard's large one.
+pub const BUSY_READ_BUFFER_BYTES: usize = 4 * 1024;
+/// Connections of a shard that read into a buffer of their own. With many more the common one is cheaper.
+pub const BUSY_CONNECTIONS_MAX: usize = 256;
+/// Small buffers that a shard keeps for the next busy connection.
+pub const BUSY_READ_BUFFERS_FREE_MAX: usize = 64;
+/// Small batches in a row that make a connection busy.
+pub const BUSY_AFTER_BATCHES: u32 = 2;
+/// A busy connection that has been silent this long gives its buffer back.
+pub const BUSY_SILENCE_MS: u64 = 1_000;
+/// How often a shard looks at its clocks, deadlines and bounds.
+pub const TICK_MS: u64 = 50;
+/// Resolution of deadlines.
+pub const WHEEL_SLOT_MS: u64 = 250;
+/// Slots of the wheel; what is further away is looked at on the way.
+pub const WHEEL_SLOTS: usize = 512;
+/// Connections that one tick looks at; the rest is looked at by the next.
+pub const SWEPT_PER_TICK: usize = 4096;
+/// Connections taken from the listener before others have their turn.
+pub const ACCEPTS_PER_ROUND: usize = 64;
+/// Wait after running out of descriptors or socket memory.
+pub const EXHAUSTED_WAIT_MS: u64 = 10;
+/// Connections that may wait to be taken, per listener; the system may allow less (`net.core.somaxconn`).
+pub const LISTEN_BACKLOG: i32 = 4096;
+/// Bytes that the kernel takes ahead of what the network does, per socket: 64 clients that never read hold 17 MB of
+/// kernel memory with it and 264 MB without, at the same throughput.
+pub const NOTSENT_LOWAT_BYTES: u32 = 128 * 1024;
+/// Descriptors set aside for what is not a connection: listeners, store, log, signals.
+pub const DESCRIPTORS_RESERVED: usize = 64;
+/// Shards that a process can have.
+pub const SHARDS_MAX: usize = 1024;
+
+// ---- process ----
+
+/// Default of `REFRESH_MS`.
+pub const REFRESH_MS_DEFAULT: u64 = 5;
+/// Default of `SNAPSHOT_TODOS_MAX`.
+pub const SNAPSHOT_TODOS_MAX_DEFAULT: u64 = 1_000_000;
+/// Default of `SNAPSHOT_BYTES_MAX`.
+pub const SNAPSHOT_BYTES_MAX_DEFAULT: u64 = 1024 * 1024 * 1024;
+/// Default of `DRAIN_TIMEOUT_MS`.
+pub const DRAIN_TIMEOUT_MS_DEFAULT: u64 = 10_000;
+/// A port that a dying predecessor still holds is tried again for so long.
+pub const PORT_RETRY_MS: u64 = 2_000;
+/// A shorter HMAC key is weaker than the hash (RFC 7518 3.2).
+pub const SECRET_BYTES_MIN: usize = 32;
+
+// The largest copied answer fits the accounting of one buffer, and a turn always fits one answer that is repeated.
+const _: () = assert!(COPIED_BODY_BYTES_MAX < u32::MAX as usize && RUN_RESPONSE_BYTES_MAX < OUTPUT_BYTES_PER_TURN);
+// A kept response can be kept.
+const _: () = assert!(COPIED_BODY_BYTES_MAX < READY_BYTES_MAX);
+// What a sweep looks at late is late by a fraction of the shortest timeout.
+const _: () = assert!(WHEEL_SLOT_MS + TICK_MS < 1_000 && WHEEL_SLOT_MS * WHEEL_SLOTS as u64 > 75_000);
+// The Date is at most 100 ms behind the clock's second.
+const _: () = assert!(TICK_MS <= 100);
+
+// ---- the snapshot's pages ----
+
+/// JSON of one item. The largest todo has 63 KB (10,500 characters, each escaped to six bytes); the bound stands
+/// wherever items enter a page, and a longer one there is our fault: the process ends.
+pub const ITEM_JSON_BYTES_MAX: usize = 1024 * 1024;
+
+/// Items of a page that is made by cutting a longer run. Small enough that one change copies little, large enough
+/// that a list of a thousand is a handful of slices: pages of 128 made scattered changes a half dearer.
+pub const PAGE_ITEMS: usize = 64;
+/// A page with more items is cut.
+pub const PAGE_ITEMS_MAX: usize = 96;
+/// Neighbours that have no more items than this together become one page.
+pub const PAGE_ITEMS_JOIN: usize = 48;
+
+/// JSON bytes, commas included, of a page that is made by cutting a longer run.
+pub const PAGE_BYTES: usize = 64 * 1024;
+/// A page of two or more items that has more bytes is cut.
+pub const PAGE_BYTES_MAX: usize = 96 * 1024;
+/// Neighbours join only while they have no more bytes than this together.
+pub const PAGE_BYTES_JOIN: usize = 48 * 1024;
+
+/// Pages of a chunk that is made by cutting a longer run. One change copies the pointers of one chunk and of the list
+/// of chunks: at a million items some 125 of each.
+pub const CHUNK_PAGES: usize = 128;
+/// A chunk with more pages is cut.
+pub const CHUNK_PAGES_MAX: usize = 192;
+/// Neighbours that have no more pages than this together become one chunk.
+pub const CHUNK_PAGES_JOIN: usize = 96;
+
+/// How far the window may outgrow its bound on items, in percent of it, before it is cut back to the bound: so that
+/// not every create at the full window cuts.
+pub const WINDOW_OVERSHOOT_PERCENT: u64 = 5;
+
+// A page and the item that overfills it fit the 32-bit ends of a page.
+const _: () = assert!(PAGE_BYTES_MAX + ITEM_JSON_BYTES_MAX < u32::MAX as usize);
+// What was just joined is far from being cut, and what was just cut is far from being joined.
+const _: () = assert!(PAGE_ITEMS_JOIN < PAGE_ITEMS && PAGE_ITEMS < PAGE_ITEMS_MAX);
+const _: () = assert!(PAGE_BYTES_JOIN < PAGE_BYTES && PAGE_BYTES < PAGE_BYTES_MAX);
+const _: () = assert!(CHUNK_PAGES_JOIN < CHUNK_PAGES && CHUNK_PAGES < CHUNK_PAGES_MAX);
+
+/// Connections to the store for reads below the floor.
+pub const STORE_READERS: usize = 2;
+/// Sample todos that are appended together.
+pub const FILL_GROUP_COMMANDS: usize = 1_000;

@@ -1,0 +1,324 @@
+//! Puts the process together: store, snapshot, shards, control plane; says what it has come to; waits for its end.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use todo_proto::id::ItemId;
+use todo_worker::apply::Status;
+use todo_worker::channel::{self, QueueBounds};
+use todo_worker::sqlite::{OpenError, SqliteReader, SqliteStore};
+use todo_worker::traits::{Outcome, StoreError};
+use tokio::sync::watch;
+
+use crate::bridge::{self, Ticket, ToShard, WaysBack};
+use crate::clock::{self, CLOCKS};
+use crate::control::feed::{Follower, Window};
+use crate::control::pages::{FeedMetrics, Pages, Sources, WriteMetrics};
+use crate::control::{self, ControlStart, acceptor};
+use crate::counters::ShardCounters;
+use crate::http::bearer::Keys;
+use crate::http::site::Rules;
+use crate::limits::{QUEUE_BYTES_MAX, QUEUE_WRITES_MAX, STORE_READERS};
+use crate::settings::{Accept, Settings, SettingsError};
+use crate::shard::io::{Driver, probe_driver};
+use crate::shard::{self, ShardStart};
+use crate::snapshot::{Builder, Snapshot};
+use crate::startup::{
+    Cores, Listeners, StartError, choose_cores, connections_per_shard, listen, raise_descriptor_limit,
+};
+use crate::{fill, sys};
+
+/// Why the process cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A setting.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The port, the descriptors.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The data file.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The data file, while it is read or filled.
+    #[error("the data file cannot be used: {0}")]
+    Store(#[from] StoreError),
+    /// The sample todos.
+    #[error(transparent)]
+    Fill(#[from] fill::FillError),
+    /// A thread or runtime of ours.
+    #[error("{what} cannot be started ({source}): the system is short of memory, threads or descriptors")]
+    System {
+        /// What.
+        what: &'static str,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Why it cannot start.
+pub fn run(settings: &Settings) -> Result<(), ServeError> {
+    // The port first: who starts a second server by mistake must not touch the first one's file.
+    let secret = settings.secret()?;
+    let descriptors = raise_descriptor_limit();
+    let cores = choose_cores(settings);
+    let shards_count = cores.of_shard.len();
+    let connections_max = connections_per_shard(settings, descriptors, shards_count)?;
+    let accept = settings.accept.unwrap_or(if cfg!(target_os = "macos") { Accept::Handoff } else { Accept::Reuseport });
+    let listeners = listen(settings, accept, shards_count)?;
+    let (driver, refusal) = probe_driver();
+
+    let begun_us = clock::tick_us();
+    let mut store = SqliteStore::open(&settings.data_file, Arc::new(clock::wall_ms))?;
+    let mut readers = (0..STORE_READERS).map(|_| store.reader()).collect::<Result<Vec<_>, _>>()?;
+    let mut seeded = 0;
+    if settings.seed_todos > 0 && readers[0].is_empty()? {
+        store = fill::fill(store, settings.seed_todos)?;
+        seeded = settings.seed_todos;
+    }
+    let window = Window {
+        items_max: u32::try_from(settings.snapshot_todos_max).unwrap_or(u32::MAX),
+        bytes_max: settings.snapshot_bytes_max,
+    };
+    let snapshot = Arc::new(load(&mut readers[0], window)?);
+    let loaded = Loaded { snapshot: Arc::clone(&snapshot), seeded, took_ms: (clock::tick_us() - begun_us) / 1_000 };
+    print!(
+        "{}",
+        summary(
+            settings,
+            &listeners,
+            accept,
+            &cores,
+            (driver, refusal.as_ref()),
+            connections_max,
+            descriptors,
+            &loaded
+        )
+    );
+
+    let process = Process { settings, secret: &secret, accept, cores, driver, connections_max };
+    process.serve(listeners, store, readers, snapshot, window)
+}
+
+/// What the rest of the start follows from.
+struct Process<'a> {
+    settings: &'a Settings,
+    secret: &'a [u8],
+    accept: Accept,
+    cores: Cores,
+    driver: Driver,
+    connections_max: usize,
+}
+
+struct Loaded {
+    snapshot: Arc<Snapshot>,
+    seeded: u64,
+    took_ms: u64,
+}
+
+impl Process<'_> {
+    fn serve(
+        &self,
+        listeners: Listeners,
+        store: SqliteStore,
+        readers: Vec<SqliteReader>,
+        snapshot: Arc<Snapshot>,
+        window: Window,
+    ) -> Result<(), ServeError> {
+        let shards_count = self.cores.of_shard.len();
+        let counters: Vec<_> = (0..shards_count).map(|_| Arc::new(ShardCounters::default())).collect();
+        let ways_back = WaysBack::new(shards_count, &snapshot);
+        let to_shards = ways_back.to_shards();
+        let writes = Arc::new(WriteMetrics::default());
+        let bounds = QueueBounds { commands_max: QUEUE_WRITES_MAX, bytes_max: QUEUE_BYTES_MAX };
+        let sink = outcomes_sink(to_shards.clone(), Arc::clone(&writes));
+        let (appender, log) = channel::log(fill::new_producer(), bounds, sink);
+        let bridge = ways_back.with_log(&appender);
+        let (feed, published) = channel::feed();
+        let (status, status_seen) = watch::channel(Status::default());
+        let draining = Arc::new(AtomicBool::new(false));
+        let feed_metrics = Arc::new(FeedMetrics::default());
+        let sources = Sources {
+            counters: counters.clone(),
+            feed: Arc::clone(&feed_metrics),
+            writes,
+            status: status_seen,
+            appender,
+            draining: Arc::clone(&draining),
+            driver: self.driver.name(),
+        };
+        let refresh = Duration::from_millis(self.settings.refresh_ms);
+        let control = ControlStart {
+            to_shards: to_shards.clone(),
+            requests: bridge.requests,
+            store,
+            readers,
+            log,
+            feed,
+            published,
+            follower: Follower::new(snapshot, to_shards.clone(), refresh, window, feed_metrics),
+            pages: Pages::new(sources),
+            status,
+            counters: counters.clone(),
+            draining: Arc::clone(&draining),
+            drain_timeout: Duration::from_millis(self.settings.drain_timeout_ms),
+        };
+        // Started before any thread blocks signals: this one takes them all.
+        let control = spawn("control", move || control::run(control))?;
+        sys::block_all_signals();
+        let mut sets = listeners.sets;
+        let acceptor = match self.accept {
+            Accept::Reuseport => None,
+            Accept::Handoff => {
+                let listeners = sets.pop().unwrap_or_default();
+                Some(self.spawn_acceptor(listeners, to_shards, counters.clone(), draining)?)
+            }
+        };
+        sets.resize_with(shards_count, Vec::new);
+        let ends = bridge.shards.into_iter().zip(sets).zip(counters);
+        let mut shards = Vec::new();
+        for (index, (((to_control, from_control), listeners), counters)) in ends.enumerate() {
+            let start = ShardStart {
+                index: index as u16,
+                driver: self.driver,
+                listeners,
+                connections_max: self.connections_max,
+                rules: Arc::new(rules(self.settings)),
+                keys: Arc::new(Keys::new(self.secret)),
+                to_control,
+                from_control,
+                counters,
+                clocks: CLOCKS,
+            };
+            let core = self.cores.of_shard[index];
+            shards.push(spawn(&format!("shard-{index}"), move || {
+                // A core that has gone meanwhile leaves the shard unpinned, which is slower and no more.
+                if core.is_some_and(|core| !core_affinity::set_for_current(core)) {
+                    tracing::warn!(shard = index, "cannot pin to its core");
+                }
+                shard::run(start)
+            })?);
+        }
+        for thread in shards.into_iter().chain(acceptor).chain([control]) {
+            let ended = thread.join().expect("a panic ends the process before");
+            ended.map_err(|source| ServeError::System { what: "a shard or the control plane", source })?;
+        }
+        Ok(())
+    }
+
+    fn spawn_acceptor(
+        &self,
+        listeners: Vec<std::net::TcpListener>,
+        to_shards: Vec<ToShard>,
+        counters: Vec<Arc<ShardCounters>>,
+        draining: Arc<AtomicBool>,
+    ) -> Result<JoinHandle<std::io::Result<()>>, ServeError> {
+        spawn("acceptor", move || {
+            acceptor::run(&listeners, &to_shards, &counters, &draining, CLOCKS);
+            Ok(())
+        })
+    }
+}
+
+fn spawn(
+    name: &str,
+    work: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+) -> Result<JoinHandle<std::io::Result<()>>, ServeError> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+    thread.map_err(|source| ServeError::System { what: "a thread", source })
+}
+
+/// Counts outcomes and sends them home.
+fn outcomes_sink(to_shards: Vec<ToShard>, metrics: Arc<WriteMetrics>) -> channel::Sink<Ticket> {
+    Box::new(move |outcomes: Vec<(Ticket, Outcome)>| {
+        let now_us = clock::tick_us();
+        for (ticket, outcome) in &outcomes {
+            metrics.seconds.observe(now_us.saturating_sub(ticket.since_us) as f64 / 1e6);
+            let count = match outcome {
+                Outcome::Acknowledged => &metrics.acknowledged,
+                Outcome::NotAppended(_) => &metrics.not_appended,
+                Outcome::Unknown => &metrics.unknown,
+            };
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        bridge::deliver(&to_shards, outcomes);
+    })
+}
+
+fn rules(settings: &Settings) -> Rules {
+    Rules {
+        limit_max: settings.limit_max,
+        head_timeout_ms: settings.head_timeout_ms,
+        body_timeout_ms: settings.body_timeout_ms,
+        idle_timeout_ms: settings.idle_timeout_ms,
+        progress_timeout_ms: settings.progress_timeout_ms,
+    }
+}
+
+fn load(reader: &mut SqliteReader, window: Window) -> Result<Snapshot, StoreError> {
+    let mut builder: Option<Builder> = None;
+    let store_id = reader.read_one(ItemId::ZERO)?.0.store_id;
+    let items = builder.insert(Builder::new(store_id, 1));
+    let bytes_max = usize::try_from(window.bytes_max).unwrap_or(usize::MAX);
+    let loaded = reader.load(window.items_max as usize, bytes_max, |id, json| items.push(id, json))?;
+    let floor = if loaded.older { items.oldest().unwrap_or(ItemId::MAX) } else { ItemId::ZERO };
+    let builder = builder.expect("put in above");
+    Ok(builder.finish(loaded.stand.positions.into(), floor))
+}
+
+/// The block that start-up prints.
+#[expect(clippy::too_many_arguments, reason = "it says everything at once")]
+fn summary(
+    settings: &Settings,
+    listeners: &Listeners,
+    accept: Accept,
+    cores: &Cores,
+    (driver, refusal): (Driver, Option<&std::io::Error>),
+    connections_max: usize,
+    descriptors: u64,
+    loaded: &Loaded,
+) -> String {
+    let mut text = String::new();
+    let mut line =
+        |name: &str, value: &str| writeln!(text, "  {name:<12} {value}").expect("a string takes every write");
+    let addresses: Vec<String> = listeners.addresses.iter().map(|address| format!("http://{address}")).collect();
+    line("addresses", &addresses.join(" "));
+    let pinned = cores.of_shard.iter().flatten().map(|core| core.id.to_string()).collect::<Vec<_>>().join(" ");
+    let place = match (pinned.is_empty(), cores.has_quota) {
+        (false, _) => format!("pinned to CPU {pinned}"),
+        (true, true) => "not pinned, since a CPU quota is in force".to_owned(),
+        (true, false) => "not pinned".to_owned(),
+    };
+    let accept = match accept {
+        Accept::Reuseport => "a listener each",
+        Accept::Handoff => "one acceptor",
+    };
+    line("shards", &format!("{} of {} CPUs, {place}, {accept}", cores.of_shard.len(), cores.available));
+    line("I/O driver", &driver_line(driver, refusal));
+    line("store", &format!("SQLite, {}", settings.data_file.display()));
+    let count = loaded.snapshot.items_count();
+    let older = if loaded.snapshot.floor() == ItemId::ZERO { "" } else { ", older ones stay in the file" };
+    let seeded = if loaded.seeded > 0 { ", all of them samples made just now (SEED_TODOS=0 starts empty)" } else { "" };
+    line("todos", &format!("{count} in memory, {} ms{older}{seeded}", loaded.took_ms));
+    line("descriptors", &format!("{descriptors}, so {connections_max} connections a shard"));
+    line("writes", "need a token: todo-server token --sub NAME");
+    let first = addresses.first().map_or("", String::as_str);
+    line("try", &format!("curl '{first}{}?limit=10'", todo_proto::names::ROUTE));
+    format!("todo-server {}\n{text}", crate::settings::VERSION)
+}
+
+fn driver_line(driver: Driver, refusal: Option<&std::io::Error>) -> String {
+    match refusal {
+        None => driver.name().to_owned(),
+        Some(error) => format!(
+            "{}, some 1.2 times the CPU per request: io_uring is refused ({error}); see `sysctl kernel.io_uring_disabled`, the seccomp profile and `ulimit -l`",
+            driver.name()
+        ),
+    }
+}

@@ -1,0 +1,304 @@
+//! Every setting: a flag, an environment variable, a default, and what is wrong with a bad value.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::limits::{
+    BODY_TIMEOUT, DRAIN_TIMEOUT_MS_DEFAULT, HEAD_TIMEOUT, IDLE_TIMEOUT, LIST_LIMIT_MAX, PROGRESS_TIMEOUT,
+    REFRESH_MS_DEFAULT, SECRET_BYTES_MIN, SHARDS_MAX, SNAPSHOT_BYTES_MAX_DEFAULT, SNAPSHOT_TODOS_MAX_DEFAULT,
+};
+
+/// A Todo API that answers reads at the speed of the network stack and loses no write.
+///
+/// Without a command it serves: an HTTP/1.1 server with one thread per core over one SQLite file. Start it, then try:
+///
+///   curl 'http://localhost:8080/todos?limit=10'
+///
+///   curl -X POST http://localhost:8080/todos -H "Authorization: Bearer $(todo-server token --sub me)"
+///        -H 'Content-Type: application/json' -d '{"title":"Buy milk"}'
+///
+/// Every option is also an environment variable, named in brackets below; the option wins.
+#[derive(Debug, Parser)]
+#[command(name = "todo-server", version = VERSION, verbatim_doc_comment)]
+pub struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Settings of every command.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// Version, commit and target, as `--version` prints them.
+pub const VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("BUILD_COMMIT"), ", ", env!("BUILD_TARGET"), ")");
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve (the default)
+    Serve,
+    /// Fill the store with sample todos
+    Seed {
+        /// How many
+        #[arg(long, default_value_t = SEED_TODOS_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+        count: u64,
+        /// Add them to the todos that are there already
+        #[arg(long)]
+        append: bool,
+    },
+    /// Print a token for writes, and nothing else, on standard output
+    Token {
+        /// Who it is for: the token's `sub`, 1 to 256 bytes
+        #[arg(long, value_name = "NAME")]
+        sub: String,
+        /// How long it is valid, such as 90s, 30m, 24h or 7d
+        #[arg(long, default_value = "24h", value_parser = parse_ttl)]
+        ttl: u64,
+    },
+}
+
+/// Default of `SEED_TODOS`.
+pub const SEED_TODOS_DEFAULT: u64 = 10_000;
+
+/// How a port's connections reach the shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Accept {
+    /// A listener per shard on the same port; the kernel chooses by a hash of the addresses
+    Reuseport,
+    /// One acceptor that gives each connection to the shard with the fewest
+    Handoff,
+}
+
+/// Settings of every command.
+#[derive(Clone, Debug, Args)]
+pub struct Settings {
+    /// Addresses or names to listen on, separated by commas; localhost means 127.0.0.1 and ::1
+    #[arg(long, env, global = true, default_value = "localhost", value_name = "HOST,…")]
+    pub http_host: String,
+
+    /// Port to listen on; 0 lets the system choose one, which start-up prints
+    #[arg(long, env, global = true, default_value_t = 8080, value_name = "PORT")]
+    pub http_port: u16,
+
+    /// Threads that serve, one per core [default: the CPUs this process may use, less one from four on]
+    #[arg(long, env, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=SHARDS_MAX as i64))]
+    pub shards: Option<u16>,
+
+    /// Pin each shard to a core of its own [default: on, but off under a CPU quota]
+    #[arg(long, env, global = true, value_name = "BOOL")]
+    pub pin: Option<bool>,
+
+    /// How connections reach the shards [default: reuseport; handoff on macOS]
+    #[arg(long, env, global = true, value_name = "HOW")]
+    pub accept: Option<Accept>,
+
+    /// The SQLite file that holds the todos
+    #[arg(long, env, global = true, default_value = "./todos.db", value_name = "FILE")]
+    pub data_file: PathBuf,
+
+    /// Key of the HS256 tokens that writes need, at least 32 bytes [default: random, kept beside the data file]
+    #[arg(long, env, global = true, hide_env_values = true, value_name = "SECRET")]
+    pub jwt_secret: Option<String>,
+
+    /// Accept a JWT_SECRET under 32 bytes, which can be guessed: for experiments only
+    #[arg(long, env, global = true)]
+    pub allow_weak_secret: bool,
+
+    /// Sample todos that an empty store is filled with at start; 0 starts empty
+    #[arg(long, env, global = true, default_value_t = SEED_TODOS_DEFAULT, value_name = "N")]
+    pub seed_todos: u64,
+
+    /// Newest todos held in memory; older ones are read from the file
+    #[arg(long, env, global = true, default_value_t = SNAPSHOT_TODOS_MAX_DEFAULT, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub snapshot_todos_max: u64,
+
+    /// Bytes of JSON held in memory
+    #[arg(long, env, global = true, default_value_t = SNAPSHOT_BYTES_MAX_DEFAULT, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(65_536..))]
+    pub snapshot_bytes_max: u64,
+
+    /// Largest limit that a list may ask for
+    #[arg(long, env, global = true, default_value_t = LIST_LIMIT_MAX, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub limit_max: u32,
+
+    /// Shortest time between two snapshots, in milliseconds
+    #[arg(long, env, global = true, default_value_t = REFRESH_MS_DEFAULT, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=1_000))]
+    pub refresh_ms: u64,
+
+    /// Connections of each shard [default: what the descriptor limit allows]
+    #[arg(long, env, global = true, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub connections_max: Option<u64>,
+
+    /// Time for a whole request head from its first byte, in milliseconds
+    #[arg(long, env, global = true, default_value_t = HEAD_TIMEOUT.as_millis() as u64, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    pub head_timeout_ms: u64,
+
+    /// Time for a whole request body from its head, in milliseconds
+    #[arg(long, env, global = true, default_value_t = BODY_TIMEOUT.as_millis() as u64, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    pub body_timeout_ms: u64,
+
+    /// Time that a connection may be idle between requests, in milliseconds
+    #[arg(long, env, global = true, default_value_t = IDLE_TIMEOUT.as_millis() as u64, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=86_400_000))]
+    pub idle_timeout_ms: u64,
+
+    /// Time in which a client must take 64 KiB, or all it is owed, in milliseconds
+    #[arg(long, env, global = true, default_value_t = PROGRESS_TIMEOUT.as_millis() as u64, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    pub progress_timeout_ms: u64,
+
+    /// Time for connections and writes to end at SIGTERM, in milliseconds
+    #[arg(long, env, global = true, default_value_t = DRAIN_TIMEOUT_MS_DEFAULT, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
+    pub drain_timeout_ms: u64,
+
+    /// Send and receive buffer of each connection, in bytes [default: the system's]
+    #[arg(long, env, global = true, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=1_073_741_824))]
+    pub socket_buffer_bytes: Option<u32>,
+
+    /// What is logged to standard error: error, warn, info, debug, trace, or per module as in warn,todo_server::control=debug
+    #[arg(long, env, global = true, default_value = "info", value_name = "FILTER")]
+    pub log: String,
+}
+
+/// Why settings cannot be used, as one plain sentence with its remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// Too short a key.
+    #[error(
+        "JWT_SECRET has {bytes} bytes, but HS256 needs at least 32 (RFC 7518 3.2): make one with `openssl rand -hex 32`, or allow it for an experiment with --allow-weak-secret"
+    )]
+    WeakSecret {
+        /// What it has.
+        bytes: usize,
+    },
+    /// The kept key cannot be read or made.
+    #[error("the key file {path} cannot be used ({source}): mend it, or set JWT_SECRET")]
+    SecretFile {
+        /// Where it is kept.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+impl Settings {
+    /// The key of tokens: the one that is set, else the one kept beside the data file, made at random when there is none.
+    ///
+    /// # Errors
+    /// A weak key that is not allowed; a key file that cannot be read or made.
+    pub fn secret(&self) -> Result<Vec<u8>, SettingsError> {
+        let secret = match &self.jwt_secret {
+            Some(secret) => secret.clone().into_bytes(),
+            None => kept_secret(&secret_file(&self.data_file))?,
+        };
+        if secret.len() < SECRET_BYTES_MIN && !self.allow_weak_secret {
+            return Err(SettingsError::WeakSecret { bytes: secret.len() });
+        }
+        Ok(secret)
+    }
+}
+
+/// Where the random key of a data file is kept.
+pub fn secret_file(data_file: &Path) -> PathBuf {
+    let mut name = data_file.as_os_str().to_owned();
+    name.push(".secret");
+    PathBuf::from(name)
+}
+
+/// Reads the key in `path`, or makes one there that only its owner can read.
+fn kept_secret(path: &Path) -> Result<Vec<u8>, SettingsError> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    let failed = |source| SettingsError::SecretFile { path: path.display().to_string(), source };
+    match std::fs::read(path) {
+        Ok(secret) => return Ok(secret.trim_ascii().to_vec()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let secret = random_hex().map_err(failed)?;
+    // Written whole under a name of its own, then linked into place: another process that starts at the same time sees
+    // a whole key or none, and the first one's key is everybody's.
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(format!(".{}", std::process::id()));
+    let unfinished = PathBuf::from(unfinished);
+    let written = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished);
+    let mut file = written.map_err(failed)?;
+    file.write_all(&secret).and_then(|()| file.sync_all()).map_err(failed)?;
+    let linked = std::fs::hard_link(&unfinished, path);
+    std::fs::remove_file(&unfinished).map_err(failed)?;
+    match linked {
+        Ok(()) => Ok(secret),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            Ok(std::fs::read(path).map_err(failed)?.trim_ascii().to_vec())
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// 256 bits from the kernel's generator, as 64 hexadecimal digits.
+fn random_hex() -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut random = [0; 32];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
+    Ok(random.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect())
+}
+
+/// Seconds of a duration such as `90s`, `30m`, `24h`, `7d`.
+fn parse_ttl(text: &str) -> Result<u64, String> {
+    let remedy = || format!("`{text}` is not a duration: write a whole number and s, m, h or d, such as 24h");
+    let unit_seconds = match text.bytes().last() {
+        Some(b's') => 1,
+        Some(b'm') => 60,
+        Some(b'h') => 3_600,
+        Some(b'd') => 86_400,
+        _ => return Err(remedy()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| remedy())?;
+    number.checked_mul(unit_seconds).filter(|seconds| *seconds > 0).ok_or_else(remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn durations() {
+        let good = [("1s", 1), ("30m", 1_800), ("24h", 86_400), ("7d", 604_800)];
+        for (text, seconds) in good {
+            assert_eq!(parse_ttl(text), Ok(seconds), "{text}");
+        }
+        for text in ["", "h", "24", "-1h", "0s", "1.5h", "24 h", "99999999999999999999d", "999999999999999999d"] {
+            assert!(parse_ttl(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_kept_secret_is_made_once_and_private() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("a.secret");
+        let first = kept_secret(&path).expect("it is made");
+        assert_eq!(first.len(), 64);
+        assert_eq!(kept_secret(&path).expect("it is read"), first);
+        let mode = std::fs::metadata(&path).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(folder.path()).expect("readable").count(), 1, "nothing else is left behind");
+    }
+
+    #[test]
+    fn a_short_secret_is_refused_unless_allowed() {
+        let check = |arguments: &[&str]| {
+            let line = ["todo-server", "--jwt-secret", "change-me"].iter().chain(arguments);
+            CommandLine::parse_from(line).settings.secret()
+        };
+        assert!(matches!(check(&[]), Err(SettingsError::WeakSecret { bytes: 9 })));
+        assert_eq!(check(&["--allow-weak-secret"]).expect("allowed"), b"change-me");
+    }
+}

@@ -1,0 +1,267 @@
+//! The one file that knows the runtime: accept, read, write, close, sleep, spawn.
+//!
+//! Everything above it speaks of [`Listener`] and [`Stream`], so another runtime would be another file with this face.
+//! What the runtime gets wrong is mended here and nowhere else:
+//!
+//! 1. Its accept operation sets no CLOEXEC and spins when the descriptor table is full: a listener waits for readiness
+//!    and then calls `accept4` itself.
+//! 2. Dropping a pending read loses bytes that the kernel already took: a read is only ever ended by its
+//!    [`Canceller`] (the bytes come back) or by `shutdown(2)` on the socket.
+//! 3. A task that wakes itself stops all I/O of its thread: the only ways to wait are the operations of this file.
+
+use std::future::Future;
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use monoio::buf::{IoBuf, IoVecBuf};
+use monoio::io::{AsyncWriteRent, CancelableAsyncReadRent};
+pub use monoio::io::{CancelHandle, Canceller};
+use monoio::time::TimeDriver;
+use monoio::{LegacyDriver, Runtime as MonoioRuntime, RuntimeBuilder};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, Shutdown, SocketFlags};
+
+use crate::http::output::Buffer;
+
+/// How a shard waits for the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// One submission and completion ring per shard.
+    IoUring,
+    /// Readiness by epoll (Linux) or kqueue (macOS); about 1.2 times the CPU per request.
+    Legacy,
+}
+
+impl Driver {
+    /// The name that start-up, metrics and reports print.
+    pub fn name(self) -> &'static str {
+        match self {
+            Driver::IoUring => "io_uring",
+            Driver::Legacy if cfg!(target_os = "macos") => "kqueue",
+            Driver::Legacy => "epoll",
+        }
+    }
+}
+
+/// One thread's runtime: built on the thread that runs it.
+pub enum Runtime {
+    /// On a ring.
+    #[cfg(target_os = "linux")]
+    IoUring(MonoioRuntime<TimeDriver<monoio::IoUringDriver>>),
+    /// On readiness.
+    Legacy(MonoioRuntime<TimeDriver<LegacyDriver>>),
+}
+
+impl Runtime {
+    /// Builds the runtime of the calling thread with `driver`.
+    ///
+    /// Ring flags: without single_issuer and defer_taskrun a ring costs up to 1.27 times as much at depth 1, so a kernel
+    /// that refuses them (before 6.1) gets the legacy driver instead; there is no rung in between.
+    ///
+    /// # Errors
+    /// What the kernel answered: EPERM where a seccomp profile or `kernel.io_uring_disabled` forbids rings, EINVAL for
+    /// flags it does not know, ENOMEM when the locked-memory limit is too small.
+    pub fn build(driver: Driver) -> io::Result<Runtime> {
+        match driver {
+            #[cfg(target_os = "linux")]
+            Driver::IoUring => {
+                let mut ring = io_uring::IoUring::builder();
+                ring.setup_single_issuer().setup_defer_taskrun();
+                let builder = RuntimeBuilder::<monoio::IoUringDriver>::new();
+                Ok(Runtime::IoUring(builder.with_entries(RING_ENTRIES).uring_builder(ring).enable_timer().build()?))
+            }
+            #[cfg(not(target_os = "linux"))]
+            Driver::IoUring => Err(io::Error::from(io::ErrorKind::Unsupported)),
+            Driver::Legacy => Ok(Runtime::Legacy(RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?)),
+        }
+    }
+
+    /// Runs `future` and everything it spawns until it ends.
+    pub fn block_on<F: Future>(&mut self, future: F) -> F::Output {
+        match self {
+            #[cfg(target_os = "linux")]
+            Runtime::IoUring(runtime) => runtime.block_on(future),
+            Runtime::Legacy(runtime) => runtime.block_on(future),
+        }
+    }
+}
+
+/// Submission entries of a shard's ring. More (8,192) and fewer (256) made no difference up to 6,000 connections.
+const RING_ENTRIES: u32 = 4096;
+
+/// Which driver this process can have, and why not io_uring when it cannot. Tried for real, on a thread that ends.
+pub fn probe_driver() -> (Driver, Option<io::Error>) {
+    // The runtime itself honours this variable; asking for it is a choice, not a failure.
+    if std::env::var_os("MONOIO_FORCE_LEGACY_DRIVER").is_some_and(|value| value == "1") {
+        return (Driver::Legacy, None);
+    }
+    let probe = std::thread::spawn(|| Runtime::build(Driver::IoUring).map(drop));
+    match probe.join().expect("the probe does not panic") {
+        Ok(()) => (Driver::IoUring, None),
+        Err(refusal) => (Driver::Legacy, Some(refusal)),
+    }
+}
+
+/// Runs `future` beside the others of this shard.
+pub fn spawn(future: impl Future<Output = ()> + 'static) {
+    drop(monoio::spawn(future));
+}
+
+/// Waits `duration` (resolution 1 ms) on the shard's timer.
+pub async fn sleep(duration: Duration) {
+    monoio::time::sleep(duration).await;
+}
+
+/// A listening socket of this shard.
+pub struct Listener {
+    inner: monoio::net::TcpListener,
+}
+
+impl Listener {
+    /// Takes a listening, non-blocking socket into the calling thread's runtime.
+    ///
+    /// # Errors
+    /// The legacy driver's registration may fail (ENOMEM, ENOSPC).
+    pub fn new(listener: StdListener) -> io::Result<Listener> {
+        Ok(Listener { inner: monoio::net::TcpListener::from_std(listener)? })
+    }
+
+    /// Waits until a connection is likely to be there. No accept is left pending in the kernel, so none is taken that a
+    /// successor on the same port should have.
+    ///
+    /// # Errors
+    /// As `poll(2)`.
+    pub async fn ready(&self) -> io::Result<()> {
+        self.inner.readable(false).await
+    }
+
+    /// Takes one connection that is already there, or says that there is none.
+    ///
+    /// # Errors
+    /// As `accept4(2)`: EMFILE, ENFILE, ENOBUFS and ENOMEM mean "wait a little"; what concerns only one connection
+    /// (ECONNABORTED and its like) is skipped here.
+    pub fn accept(&self) -> io::Result<Option<OwnedFd>> {
+        accept(self.inner_fd())
+    }
+
+    /// Whether no connection is queued.
+    pub fn is_empty(&self) -> bool {
+        let mut poll = [rustix::event::PollFd::from_borrowed_fd(self.inner_fd(), rustix::event::PollFlags::IN)];
+        let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        !matches!(rustix::event::poll(&mut poll, Some(&at_once)), Ok(1..))
+    }
+
+    fn inner_fd(&self) -> BorrowedFd<'_> {
+        crate::sys::borrow_fd(&self.inner)
+    }
+}
+
+/// Takes one connection from `listener` without waiting: close-on-exec, and non-blocking only where the driver needs it
+/// (under a ring a receive on a non-blocking socket answers EAGAIN instead of waiting).
+///
+/// # Errors
+/// As [`Listener::accept`].
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    loop {
+        match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
+            Ok(socket) => return Ok(Some(socket)),
+            Err(Errno::AGAIN) => return Ok(None),
+            // Errors of the connection that was about to be taken (accept(2), "Error handling"), not of the listener.
+            Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO | Errno::NETDOWN | Errno::HOSTUNREACH) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// One connection's socket in the calling thread's runtime.
+pub struct Stream {
+    inner: monoio::net::TcpStream,
+}
+
+impl Stream {
+    /// Takes an accepted socket into the calling thread's runtime.
+    ///
+    /// # Errors
+    /// The legacy driver's registration may fail (ENOMEM, ENOSPC).
+    pub fn new(socket: OwnedFd) -> io::Result<Stream> {
+        if monoio::utils::is_legacy() {
+            rustix::io::ioctl_fionbio(&socket, true)?;
+        }
+        let socket = std::net::TcpStream::from(socket);
+        Ok(Stream { inner: monoio::net::TcpStream::from_std(socket)? })
+    }
+
+    /// Waits until there is something to read (bytes, the end of the stream, an error).
+    ///
+    /// # Errors
+    /// As `poll(2)`.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.inner.readable(false).await
+    }
+
+    /// Reads what is there into `buffer` without waiting; `None` when nothing is.
+    ///
+    /// # Errors
+    /// As `recv(2)`.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        receive(crate::sys::borrow_fd(&self.inner), buffer)
+    }
+
+    /// Waits for bytes into the spare capacity of `buffer`, whose length becomes what was read; 0 is the end of the
+    /// stream. Ended through `cancel`, the error is [`is_canceled`] and no byte is lost.
+    ///
+    /// # Errors
+    /// As `recv(2)`, and ECANCELED.
+    pub async fn read(&mut self, buffer: Vec<u8>, cancel: CancelHandle) -> (io::Result<usize>, Vec<u8>) {
+        self.inner.cancelable_read(buffer, cancel).await
+    }
+
+    /// Writes a part of `buffer`; answers how many bytes the kernel took. The buffer stays alive until it has them.
+    ///
+    /// # Errors
+    /// As `send(2)`.
+    pub async fn write(&mut self, buffer: Rc<Buffer>, start: usize, end: usize) -> io::Result<usize> {
+        self.inner.write(buffer.slice(start..end)).await.0
+    }
+
+    /// Writes the pieces of one owned value; answers how many bytes the kernel took.
+    ///
+    /// # Errors
+    /// As `writev(2)`.
+    pub async fn write_pieces(&mut self, pieces: impl IoVecBuf) -> io::Result<usize> {
+        self.inner.writev(pieces).await.0
+    }
+
+    /// The socket's number, for [`crate::sys::shutdown`] by the sweep. Not to be kept beyond the stream's life.
+    pub fn raw(&self) -> i32 {
+        self.inner.as_raw_fd()
+    }
+
+    /// Says "no more from here" and leaves the other direction open (RFC 9112 9.6, the lingering close).
+    pub fn shutdown_write(&self) {
+        // The peer may be gone already (ENOTCONN); the close that follows is the same either way.
+        let _ = rustix::net::shutdown(crate::sys::borrow_fd(&self.inner), Shutdown::Write);
+    }
+
+    /// Makes the coming close a reset: what the kernel still queues for a peer that does not read is dropped.
+    pub fn reset_on_close(&self) {
+        // Only a socket that is gone already refuses this.
+        let _ = rustix::net::sockopt::set_socket_linger(crate::sys::borrow_fd(&self.inner), Some(Duration::ZERO));
+    }
+}
+
+/// Whether a read was ended by its canceller.
+pub fn is_canceled(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::CANCELED.raw_os_error())
+}
+
+fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    match rustix::net::recv(socket, buffer, RecvFlags::DONTWAIT) {
+        Ok((count, _)) => Ok(Some(count)),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

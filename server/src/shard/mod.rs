@@ -1,0 +1,358 @@
+//! The data plane: one thread per core, each with its own listener, its own view of the data, its own connections.
+//! It waits and moves bytes; what the bytes mean is decided in [`crate::http`] and [`crate::snapshot`].
+//!
+//! - [`io`]: the one file that knows the runtime.
+//! - [`accept`]: connections come in.
+//! - [`connection`]: one connection's bytes, between its socket and its state machine.
+//! - [`sweep`]: time, deadlines and bounds, twenty times a second.
+//! - [`deadlines`], [`counters`]: the timing wheel, what is counted.
+
+pub mod accept;
+pub mod connection;
+
+pub mod deadlines;
+pub mod io;
+mod sweep;
+
+use std::cell::{Cell, RefCell};
+use std::net::TcpListener;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::Waker;
+
+use slab::Slab;
+use todo_proto::id::IdSource;
+
+use crate::bridge::{FromControl, Ticket, ToControl};
+use crate::counters::ShardCounters;
+use crate::http::bearer::Keys;
+use crate::http::connection::{Connection, DeferredAnswer, WriteOutcome};
+use crate::http::date::HttpDate;
+use crate::http::known::KnownHeads;
+use crate::http::output::{Held, Pool};
+use crate::http::reject::Reject;
+use crate::http::site::{Now, Rules, Site};
+use crate::limits::{BUSY_READ_BUFFER_BYTES, BUSY_READ_BUFFERS_FREE_MAX, READ_BUFFER_BYTES};
+use crate::repeated::Repeated;
+use crate::shard::deadlines::{Deadlines, PeerKey};
+use crate::shard::io::{Canceller, Driver, Listener, Runtime};
+use crate::snapshot::response::Responses;
+use crate::sys::Direction;
+
+/// What a shard is started with.
+pub struct ShardStart {
+    /// Number of the shard, from 0.
+    pub index: u16,
+    /// How it waits for the kernel.
+    pub driver: Driver,
+    /// Its listening sockets, one per address; empty when an acceptor hands it its connections.
+    pub listeners: Vec<TcpListener>,
+    /// Connections that it may have at once; one more makes the longest idle one go.
+    pub connections_max: usize,
+    /// Deadlines and bounds.
+    pub rules: Arc<Rules>,
+    /// Keys of the tokens that writes need.
+    pub keys: Arc<Keys>,
+    /// The way to the control plane.
+    pub to_control: ToControl,
+    /// The way back.
+    pub from_control: FromControl,
+    /// What it counts.
+    pub counters: Arc<ShardCounters>,
+    /// The clocks: monotonic and Unix.
+    pub clocks: Clocks,
+}
+
+/// The clocks that a shard reads: on its sweep, and for writes.
+#[derive(Clone, Copy)]
+pub struct Clocks {
+    /// Monotonic microseconds since some moment.
+    pub tick_us: fn() -> u64,
+    /// Unix milliseconds.
+    pub wall_ms: fn() -> u64,
+}
+
+impl Clocks {
+    /// Monotonic milliseconds.
+    pub fn tick_ms(self) -> u64 {
+        (self.tick_us)() / 1_000
+    }
+
+    fn now(self) -> Now {
+        Now { tick_ms: self.tick_ms(), second: (self.wall_ms)() / 1000 }
+    }
+}
+
+/// The state of one shard. Never borrowed across an await.
+pub struct Shard {
+    site: RefCell<Site>,
+    peers: RefCell<Slab<Rc<Peer>>>,
+    deadlines: RefCell<Deadlines>,
+    /// Lent to the connection that has bytes to read; an idle one holds none.
+    read_buffer: RefCell<Box<[u8]>>,
+    busy: RefCell<Busy>,
+    next_generation: Cell<u32>,
+    to_control: ToControl,
+    counters: Arc<ShardCounters>,
+    connections_max: usize,
+    clocks: Clocks,
+    index: u16,
+    draining: Cell<bool>,
+    /// Snapshots that are no longer current but were still being sent when they were replaced.
+    superseded: RefCell<Vec<Weak<Held>>>,
+    accept_errors: RefCell<Repeated>,
+}
+
+/// Connections that read into small buffers of their own.
+#[derive(Default)]
+struct Busy {
+    peers: Vec<Rc<Peer>>,
+    free: Vec<Vec<u8>>,
+}
+
+/// One connection as its shard knows it.
+pub struct Peer {
+    key: PeerKey,
+    machine: RefCell<Connection>,
+    /// The socket's number while its task lives, for the sweep's `shutdown(2)`.
+    socket: Cell<i32>,
+    /// Who waits for outcomes.
+    waker: Cell<Option<Waker>>,
+    /// Ends the read that is pending into a buffer of its own.
+    canceller: RefCell<Option<Canceller>>,
+    /// When it last brought bytes, in ticks.
+    active_ms: Cell<u64>,
+    /// The earliest time at which the wheel looks at it.
+    armed_ms: Cell<u64>,
+    /// It is being cut: its close is a reset.
+    is_reset: Cell<bool>,
+}
+
+/// Runs a shard on the calling thread until it has drained.
+///
+/// # Errors
+/// The runtime cannot be built, or a listener cannot be registered.
+pub fn run(start: ShardStart) -> std::io::Result<()> {
+    let mut runtime = Runtime::build(start.driver)?;
+    runtime.block_on(serve(start))
+}
+
+async fn serve(start: ShardStart) -> std::io::Result<()> {
+    let listeners = start.listeners.into_iter().map(Listener::new).collect::<std::io::Result<Vec<_>>>()?;
+    let now = start.clocks.now();
+    let site = Site {
+        known: KnownHeads::default(),
+        responses: Responses::default(),
+        pool: Pool::new(),
+        held: Rc::new(Held { snapshot: start.to_control.snapshot() }),
+        now,
+        date: HttpDate::at(now.second),
+        keys: start.keys,
+        ids: IdSource::default(),
+        random: fastrand::Rng::new(),
+        wall_clock: start.clocks.wall_ms,
+        rules: start.rules,
+        draining: false,
+        counters: Arc::clone(&start.counters),
+        input_bytes: 0,
+    };
+    let shard = Rc::new(Shard {
+        site: RefCell::new(site),
+        peers: RefCell::new(Slab::new()),
+        deadlines: RefCell::new(Deadlines::new(now.tick_ms)),
+        read_buffer: RefCell::new(vec![0; READ_BUFFER_BYTES].into_boxed_slice()),
+        busy: RefCell::default(),
+        next_generation: Cell::new(0),
+        to_control: start.to_control,
+        counters: start.counters,
+        connections_max: start.connections_max,
+        clocks: start.clocks,
+        index: start.index,
+        draining: Cell::new(false),
+        superseded: RefCell::default(),
+        accept_errors: RefCell::default(),
+    });
+    for listener in listeners {
+        io::spawn(accept::run(Rc::clone(&shard), listener));
+    }
+    io::spawn(sweep::run(Rc::clone(&shard)));
+    follow(&shard, start.from_control).await;
+    Ok(())
+}
+
+/// Takes what comes from the control plane until it has said that the process is going and every connection has ended.
+async fn follow(shard: &Rc<Shard>, mut from_control: FromControl) {
+    use crate::bridge::Message;
+    while let Some(message) = from_control.receive().await {
+        match message {
+            Message::Outcomes(outcomes) => shard.deliver_outcomes(outcomes),
+            Message::Answer(ticket, answer) => shard.deliver_answer(ticket, answer),
+            Message::Connection(socket) => accept::adopt(shard, socket),
+            Message::Drain => shard.drain(),
+            Message::End => break,
+        }
+    }
+}
+
+impl Shard {
+    /// Runs `decide` with the shard's side of every decision, seeing the newest snapshot.
+    ///
+    /// Looked at after the bytes of a batch are in and before the first of them is answered: who has read a 202 on any
+    /// connection of this process sees the write.
+    fn decide<T>(&self, decide: impl FnOnce(&mut Site) -> T) -> T {
+        let mut site = self.site.borrow_mut();
+        if self.to_control.snapshot_version() != site.held.snapshot.version() {
+            let newer = Rc::new(Held { snapshot: self.to_control.snapshot() });
+            let older = std::mem::replace(&mut site.held, newer);
+            if Rc::strong_count(&older) > 1 {
+                self.superseded.borrow_mut().push(Rc::downgrade(&older));
+            }
+        }
+        decide(&mut site)
+    }
+
+    fn peer(&self, key: PeerKey) -> Option<Rc<Peer>> {
+        let peers = self.peers.borrow();
+        peers.get(key.index as usize).filter(|peer| peer.key == key).cloned()
+    }
+
+    fn register(&self, socket: i32) -> Rc<Peer> {
+        let now_ms = self.site.borrow().now.tick_ms;
+        let mut peers = self.peers.borrow_mut();
+        let entry = peers.vacant_entry();
+        let generation = self.next_generation.get();
+        self.next_generation.set(generation.wrapping_add(1));
+        let key = PeerKey { index: entry.key() as u32, generation };
+        let peer = Rc::new(Peer {
+            key,
+            machine: RefCell::new(Connection::new(now_ms)),
+            socket: Cell::new(socket),
+            waker: Cell::new(None),
+            canceller: RefCell::new(None),
+            active_ms: Cell::new(now_ms),
+            armed_ms: Cell::new(u64::MAX),
+            is_reset: Cell::new(false),
+        });
+        entry.insert(Rc::clone(&peer));
+        self.counters.connections.set(peers.len() as u64);
+        peer
+    }
+
+    /// Takes `peer` out of every table; only then may its socket be closed, since its number will be used again.
+    fn unregister(&self, peer: &Rc<Peer>) {
+        self.peers.borrow_mut().remove(peer.key.index as usize);
+        peer.socket.set(-1);
+        peer.machine.borrow_mut().release(&mut self.site.borrow_mut());
+        self.counters.connections.set(self.peers.borrow().len() as u64);
+    }
+
+    /// Sees to it that the wheel looks at `peer` by its deadline.
+    fn arm(&self, peer: &Peer) {
+        let Some(at_ms) = peer.machine.borrow().deadline_ms(&self.site.borrow()) else { return };
+        if at_ms < peer.armed_ms.get() {
+            peer.armed_ms.set(at_ms);
+            self.deadlines.borrow_mut().arm(peer.key, at_ms);
+        }
+    }
+
+    fn deliver_outcomes(&self, outcomes: Vec<(Ticket, WriteOutcome)>) {
+        for (ticket, outcome) in outcomes {
+            self.deliver(ticket.peer, |machine, site| machine.write_outcome(ticket.place.into(), outcome, site));
+        }
+    }
+
+    fn deliver_answer(&self, ticket: Ticket, answer: DeferredAnswer) {
+        self.deliver(ticket.peer, |machine, site| machine.deferred_answer(answer, site));
+    }
+
+    /// Gives a message to its connection, if that is still there, and wakes it when it can go on.
+    fn deliver(&self, key: PeerKey, give: impl FnOnce(&mut Connection, &mut Site) -> bool) {
+        let Some(peer) = self.peer(key) else { return };
+        if self.decide(|site| give(&mut peer.machine.borrow_mut(), site))
+            && let Some(waker) = peer.waker.take()
+        {
+            waker.wake();
+        }
+    }
+
+    /// The process is going. From here on every answer closes its connection; one that is between requests is told that
+    /// its input has ended, behind what may be queued in its socket: that is still answered.
+    fn drain(&self) {
+        self.draining.set(true);
+        self.decide(|site| site.draining = true);
+        for (_, peer) in self.peers.borrow().iter() {
+            if peer.machine.borrow().idle_since_ms().is_some() {
+                peer.shutdown(Direction::Read);
+            }
+        }
+    }
+
+    /// A buffer for a connection that is about to be busy, while there are some.
+    fn take_busy_buffer(&self, peer: &Rc<Peer>) -> Option<Vec<u8>> {
+        let mut busy = self.busy.borrow_mut();
+        if busy.peers.len() >= crate::limits::BUSY_CONNECTIONS_MAX {
+            return None;
+        }
+        busy.peers.push(Rc::clone(peer));
+        self.counters.busy.set(busy.peers.len() as u64);
+        Some(busy.free.pop().unwrap_or_else(|| Vec::with_capacity(BUSY_READ_BUFFER_BYTES)))
+    }
+
+    fn give_busy_buffer_back(&self, peer: &Rc<Peer>, mut buffer: Vec<u8>) {
+        let mut busy = self.busy.borrow_mut();
+        if let Some(at) = busy.peers.iter().position(|other| Rc::ptr_eq(other, peer)) {
+            busy.peers.swap_remove(at);
+        }
+        self.counters.busy.set(busy.peers.len() as u64);
+        if busy.free.len() < BUSY_READ_BUFFERS_FREE_MAX {
+            buffer.clear();
+            busy.free.push(buffer);
+        }
+    }
+
+    /// Hands a group over, or answers it at once when the queue is full.
+    fn hand_over(&self, peer: &Peer, deferred: crate::http::connection::Deferred) {
+        use crate::http::connection::Deferred;
+        self.counters.deferred.add(1);
+        let ticket = Ticket { shard: self.index, peer: peer.key, place: 0, since_us: (self.clocks.tick_us)() };
+        let writes = match &deferred {
+            Deferred::Writes(commands) => Some(commands.len()),
+            Deferred::Read(_) | Deferred::Page(_) => None,
+        };
+        let Err(reject) = self.to_control.send(ticket, deferred) else { return };
+        self.counters.queue_full.add(1);
+        self.refuse_group(peer, writes, reject);
+    }
+
+    fn refuse_group(&self, peer: &Peer, writes: Option<usize>, reject: Reject) {
+        let mut machine = peer.machine.borrow_mut();
+        self.decide(|site| match writes {
+            None => {
+                machine.deferred_answer(DeferredAnswer::Reject(reject), site);
+            }
+            Some(count) => {
+                for place in 0..count {
+                    machine.write_outcome(place, WriteOutcome::Refused(reject), site);
+                }
+            }
+        });
+    }
+}
+
+impl Peer {
+    /// Ends a pending read, so that the task looks at its machine again.
+    fn interrupt_read(&self) {
+        let canceller = self.canceller.borrow_mut().take();
+        match canceller {
+            Some(canceller) => *self.canceller.borrow_mut() = Some(canceller.cancel()),
+            None => self.shutdown(Direction::Read),
+        }
+    }
+
+    /// Ends a direction of its socket; nothing when its task has already let go of it.
+    fn shutdown(&self, direction: Direction) {
+        if self.socket.get() >= 0 {
+            crate::sys::shutdown(self.socket.get(), direction);
+        }
+    }
+}

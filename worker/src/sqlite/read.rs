@@ -1,0 +1,188 @@
+//! Reads beside the writer: loading a snapshot, and what lies below it. Each is one read transaction, so the positions
+//! belong to the rows.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row as SqlRow, Transaction};
+use todo_proto::change::StoreId;
+use todo_proto::id::ItemId;
+use todo_proto::todo::TodoFields;
+
+use crate::limits::BUSY_TIMEOUT;
+use crate::sqlite::open::open_error;
+use crate::sqlite::{OpenError, number, store_error};
+use crate::traits::StoreError;
+
+/// A connection that reads. One thread uses it at a time; it blocks.
+pub struct SqliteReader {
+    connection: Connection,
+}
+
+/// Where a store stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stand {
+    /// The store's name.
+    pub store_id: StoreId,
+    /// Position by partition.
+    pub positions: Vec<u64>,
+    /// By partition: everything appended before this (ms since the Unix epoch) is applied.
+    pub caught_up_at_ms: Vec<u64>,
+}
+
+/// A todo's JSON.
+pub type Json = Box<[u8]>;
+
+/// What a load has read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// Where the store stood.
+    pub stand: Stand,
+    /// How many todos.
+    pub todos_count: usize,
+    /// Bytes of their JSON.
+    pub json_bytes: usize,
+    /// The store has more, all of them older.
+    pub older: bool,
+}
+
+/// What lies below an id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Below {
+    /// Where the store stood.
+    pub stand: Stand,
+    /// Todos and their JSON, newest first.
+    pub todos: Vec<(ItemId, Json)>,
+    /// The store has more, all of them older.
+    pub older: bool,
+}
+
+const COLUMNS: &str = "id, updated_at, completed, title, description";
+
+impl SqliteReader {
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let open = || {
+            let connection = Connection::open_with_flags(path, flags)?;
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            // Opened for writing, since the write-ahead log's index is shared memory; but nothing is written.
+            connection.pragma_update(None, "query_only", true)?;
+            Ok(connection)
+        };
+        open().map(|connection| Self { connection }).map_err(|error| open_error(path, &error))
+    }
+
+    /// Streams the newest todos, newest first, each with its JSON, until there are `todos_max` of them or the next would
+    /// pass `json_bytes_max`. Holds no more than one at a time.
+    pub fn load(
+        &mut self,
+        todos_max: usize,
+        json_bytes_max: usize,
+        take: impl FnMut(ItemId, &[u8]),
+    ) -> Result<Loaded, StoreError> {
+        self.in_transaction(|transaction| walk(transaction, ItemId::MAX, todos_max, json_bytes_max, take))
+    }
+
+    /// Reads the todos below `before`, newest first, with the bounds of [`load`](Self::load).
+    pub fn read_below(&mut self, before: ItemId, todos_max: usize, json_bytes_max: usize) -> Result<Below, StoreError> {
+        let mut todos = Vec::new();
+        let Loaded { stand, older, .. } = self.in_transaction(|transaction| {
+            walk(transaction, before, todos_max, json_bytes_max, |id, json| todos.push((id, json.into())))
+        })?;
+        Ok(Below { stand, todos, older })
+    }
+
+    /// Reads one todo; `None` when there is none of this id.
+    pub fn read_one(&mut self, id: ItemId) -> Result<(Stand, Option<Json>), StoreError> {
+        self.in_transaction(|transaction| {
+            let sql = format!("SELECT {COLUMNS} FROM todos WHERE id = ?1 AND deleted = 0");
+            let mut statement = transaction.prepare_cached(&sql)?;
+            let json = statement.query_row([id.to_bytes()], |row| {
+                let mut json = Vec::new();
+                write_json(row, &mut json)?;
+                Ok(json.into_boxed_slice())
+            });
+            Ok((stand(transaction)?, json.optional()?))
+        })
+    }
+
+    /// The oldest todo's id.
+    pub fn oldest(&mut self) -> Result<Option<ItemId>, StoreError> {
+        self.in_transaction(|transaction| {
+            transaction
+                .query_row("SELECT id FROM todos WHERE deleted = 0 ORDER BY id LIMIT 1", [], |row| row.get(0))
+                .map(ItemId::from_bytes)
+                .optional()
+        })
+    }
+
+    /// How many todos there are. Walks the smallest index: a tenth of a second a million.
+    pub fn count(&mut self) -> Result<u64, StoreError> {
+        self.in_transaction(|transaction| {
+            transaction.query_row(
+                "SELECT (SELECT count(*) FROM todos) - (SELECT count(*) FROM todos WHERE deleted = 1)",
+                [],
+                |row| row.get(0).map(number),
+            )
+        })
+    }
+
+    /// Whether nothing was ever written: a store whose todos were all deleted is not empty.
+    pub fn is_empty(&mut self) -> Result<bool, StoreError> {
+        self.in_transaction(|transaction| Ok(stand(transaction)?.positions.iter().all(|position| *position == 0)))
+    }
+
+    fn in_transaction<R>(
+        &mut self,
+        read: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<R>,
+    ) -> Result<R, StoreError> {
+        let read = self.connection.transaction().and_then(|transaction| read(&transaction));
+        read.map_err(|error| store_error(&error))
+    }
+}
+
+fn stand(transaction: &Transaction<'_>) -> rusqlite::Result<Stand> {
+    let store_id = transaction.query_row("SELECT id FROM store", [], |row| row.get(0))?;
+    let mut statement =
+        transaction.prepare_cached("SELECT base + next_offset, caught_up_at FROM partitions ORDER BY part")?;
+    let parts = statement.query_map([], |row| Ok((number(row.get(0)?), number(row.get(1)?))))?;
+    let (positions, caught_up_at_ms) = parts.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().unzip();
+    Ok(Stand { store_id, positions, caught_up_at_ms })
+}
+
+fn walk(
+    transaction: &Transaction<'_>,
+    before: ItemId,
+    todos_max: usize,
+    json_bytes_max: usize,
+    mut take: impl FnMut(ItemId, &[u8]),
+) -> rusqlite::Result<Loaded> {
+    let mut loaded = Loaded { stand: stand(transaction)?, todos_count: 0, json_bytes: 0, older: false };
+    let sql = format!("SELECT {COLUMNS} FROM todos WHERE deleted = 0 AND id < ?1 ORDER BY id DESC");
+    let mut statement = transaction.prepare_cached(&sql)?;
+    let mut rows = statement.query([before.to_bytes()])?;
+    let mut json = Vec::new();
+    while let Some(row) = rows.next()? {
+        if loaded.todos_count == todos_max {
+            loaded.older = true;
+            break;
+        }
+        json.clear();
+        let id = write_json(row, &mut json)?;
+        if loaded.json_bytes + json.len() > json_bytes_max {
+            loaded.older = true;
+            break;
+        }
+        loaded.todos_count += 1;
+        loaded.json_bytes += json.len();
+        take(id, &json);
+    }
+    Ok(loaded)
+}
+
+fn write_json(row: &SqlRow<'_>, json: &mut Vec<u8>) -> rusqlite::Result<ItemId> {
+    let id = ItemId::from_bytes(row.get(0)?);
+    let fields =
+        TodoFields { title: row.get_ref(3)?.as_str()?, description: row.get_ref(4)?.as_str()?, completed: row.get(2)? };
+    fields.write_json(json, id, number(row.get(1)?));
+    Ok(id)
+}
