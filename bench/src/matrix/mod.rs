@@ -2,7 +2,8 @@
 //!
 //! A round runs one short window on each target, in an order drawn anew; what the machine does to one round it does to
 //! all of its windows. Each ordinary floor has two windows a round: the ratio of the two is the A/A row, which says how
-//! much a difference of nothing looks like.
+//! much a difference of nothing looks like. Connections are new in each window, so that no target keeps lucky sockets;
+//! connecting and warm-up come before the window, the counters of requests and reads are asked before and after it all.
 
 mod cell;
 mod gate;

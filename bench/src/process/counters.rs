@@ -14,9 +14,9 @@ pub const REQUESTS_METRIC: &str = "todo_requests_total";
 /// Successful reads of client sockets, by shard.
 pub const READS_METRIC: &str = "todo_reads_total";
 /// Transactions committed by the embedded store: each is one fsync.
-pub const COMMITS_METRIC: &str = "todo_store_commits_total";
-/// An info metric whose label `driver` says how the shards wait.
-const DRIVER_METRIC: &str = "todo_io_driver";
+pub const COMMITS_METRIC: &str = "todo_commits_total";
+/// The front of an info metric whose label `driver` says how the shards wait.
+const DRIVER_METRIC: &str = "todo_driver{";
 /// The line that asks a floor for its counters.
 pub const STATS_LINE: &str = "stats";
 
@@ -138,7 +138,7 @@ mod tests {
         for (name, expected) in table {
             assert_eq!(metric_sum(text, name), expected, "{name}");
         }
-        assert_eq!(driver("# HELP x\ntodo_io_driver_info{driver=\"io_uring\"} 1\n"), Some("io_uring"));
+        assert_eq!(driver("# HELP x\ntodo_driver{driver=\"io_uring\"} 1\n"), Some("io_uring"));
         assert_eq!(driver(text), None);
         let counters = Counters::from_metrics(text).unwrap();
         assert_eq!(counters.requests_per_read(), Some(2.5));
