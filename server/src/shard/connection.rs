@@ -225,3 +225,16 @@ async fn linger(shard: &Rc<Shard>, peer: &Rc<Peer>, stream: &Stream) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        fn future_bytes<F: Future>(_: fn(Rc<Shard>, OwnedFd) -> F) -> usize {
+            size_of::<F>()
+        }
+        eprintln!("task {} peer {} machine {} output {}", future_bytes(serve), size_of::<Peer>(), size_of::<crate::http::connection::Connection>(), size_of::<crate::http::output::Output>());
+    }
+}
