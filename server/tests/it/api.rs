@@ -218,7 +218,10 @@ fn the_pages_of_the_operator() {
     let mut client = server.connect();
     assert_eq!(client.ask(&get("/health")).json()["status"], "ok");
     let ready = client.ask(&get("/ready")).json();
-    assert_eq!((&ready["status"], &ready["writes"], &ready["todos_in_memory"]), (&"ready".into(), &true.into(), &100.into()));
+    assert_eq!(
+        (&ready["status"], &ready["writes"], &ready["todos_in_memory"]),
+        (&"ready".into(), &true.into(), &100.into())
+    );
     assert_eq!(ready["away"], serde_json::json!([]));
     client.ask(&server.post("counted")).accepted();
     client.ask(&get("/nowhere"));
@@ -298,7 +301,8 @@ fn the_body_of_a_refused_request_is_never_a_request() {
     let server = Server::start();
     let mut client = server.connect();
     let hidden = "GET /todos?limit=7 HTTP/1.1\r\nHost: a\r\n\r\n";
-    for (method, target, status) in [("POST", "/todos", 401), ("GET", "/todos?limit=1", 200), ("PUT", "/nothing", 404)] {
+    for (method, target, status) in [("POST", "/todos", 401), ("GET", "/todos?limit=1", 200), ("PUT", "/nothing", 404)]
+    {
         client.send(&request(method, target, &[], hidden));
         client.send(&get("/health"));
         let answers = client.responses(2);

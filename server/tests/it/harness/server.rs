@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -36,7 +37,8 @@ pub struct Server {
     /// The block that it printed.
     pub summary: String,
     token: String,
-    log: Option<Receiver<String>>,
+    /// Gives everything that it logged, once it has ended.
+    log: Option<JoinHandle<String>>,
 }
 
 impl Options {
@@ -132,7 +134,7 @@ impl Server {
     pub fn wait(&mut self) -> (ExitStatus, String) {
         let status = exit_of(&mut self.child);
         let log = self.log.take().expect("it ends once");
-        (status, log.recv_timeout(PATIENCE).expect("its log ends with it"))
+        (status, log.join().expect("the reader does not panic"))
     }
 
     /// A new connection to it.
@@ -223,7 +225,7 @@ pub fn run(folder: &Path, arguments: &[&str]) -> Output {
     let mut child = command.spawn().expect("the binary runs");
     let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
     let status = exit_of(&mut child);
-    let text = |receiver: Receiver<String>| receiver.recv_timeout(PATIENCE).expect("its end").into_bytes();
+    let text = |reader: JoinHandle<String>| reader.join().expect("the reader does not panic").into_bytes();
     Output { status, stdout: text(stdout), stderr: text(stderr) }
 }
 
@@ -231,7 +233,7 @@ fn data_file(folder: &Path) -> PathBuf {
     folder.join("todos.db")
 }
 
-fn spawn(options: &Options, folder: &Path) -> (Child, SocketAddr, String, Receiver<String>) {
+fn spawn(options: &Options, folder: &Path) -> (Child, SocketAddr, String, JoinHandle<String>) {
     let mut command = options.command(folder);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
     let log = collect(child.stderr.take());
@@ -242,7 +244,7 @@ fn spawn(options: &Options, folder: &Path) -> (Child, SocketAddr, String, Receiv
     while !summary.contains("\n  try ") {
         let Ok(line) = lines.recv_timeout(end.saturating_duration_since(Instant::now())) else {
             let _ = child.kill();
-            let log = log.recv_timeout(PATIENCE).unwrap_or_default();
+            let log = log.join().expect("the reader does not panic");
             panic!("it does not start:\n{summary}{log}");
         };
         summary.push_str(&line);
@@ -268,17 +270,14 @@ fn exit_of(child: &mut Child) -> ExitStatus {
     }
 }
 
-/// Everything that a pipe brings, once it has ended.
-fn collect(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
+/// Reads everything that a pipe brings until its end, which is that of the process.
+fn collect(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
     let mut pipe = pipe.expect("it was asked for");
-    let (sender, receiver) = channel();
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        // Nobody may wait for it any more; an error ends it like its end.
-        let _ = pipe.read_to_end(&mut bytes);
-        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
-    });
-    receiver
+        pipe.read_to_end(&mut bytes).expect("a pipe is readable");
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
 }
 
 /// The lines that a pipe brings, each with its end.
