@@ -198,8 +198,8 @@ impl Stream {
     ///
     /// # Errors
     /// As `poll(2)`.
-    pub async fn readable(&self) -> io::Result<()> {
-        self.inner.readable(false).await
+    pub fn readable(&self) -> impl Future<Output = io::Result<()>> + '_ {
+        self.inner.readable(false)
     }
 
     /// Reads what is there into `buffer` without waiting; `None` when nothing is.
@@ -215,16 +215,26 @@ impl Stream {
     ///
     /// # Errors
     /// As `recv(2)`, and ECANCELED.
-    pub async fn read(&mut self, buffer: Vec<u8>, cancel: CancelHandle) -> (io::Result<usize>, Vec<u8>) {
-        self.inner.cancelable_read(buffer, cancel).await
+    pub fn read(
+        &mut self,
+        buffer: Vec<u8>,
+        cancel: CancelHandle,
+    ) -> impl Future<Output = (io::Result<usize>, Vec<u8>)> + '_ {
+        // Not an async fn, here and below: that would hold every argument twice for as long as it waits.
+        self.inner.cancelable_read(buffer, cancel)
     }
 
     /// Writes a part of `buffer`; answers how many bytes the kernel took. The buffer stays alive until it has them.
     ///
     /// # Errors
     /// As `send(2)`.
-    pub async fn write(&mut self, buffer: Rc<Buffer>, start: usize, end: usize) -> io::Result<usize> {
-        self.inner.write(buffer.slice(start..end)).await.0
+    pub fn write(
+        &mut self,
+        buffer: Rc<Buffer>,
+        start: usize,
+        end: usize,
+    ) -> impl Future<Output = (io::Result<usize>, impl IoBuf)> + '_ {
+        self.inner.write(buffer.slice(start..end))
     }
 
     /// Writes the pieces of one owned value; answers how many bytes the kernel took.
