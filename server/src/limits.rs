@@ -138,6 +138,8 @@ pub const WHEEL_SLOTS: usize = 512;
 pub const SWEPT_PER_TICK: usize = 4096;
 /// Connections taken from the listener before others have their turn.
 pub const ACCEPTS_PER_ROUND: usize = 64;
+/// Longest idle connections that one search at the connection bound finds.
+pub const ROOM_CANDIDATES: usize = 64;
 /// Wait after running out of descriptors or socket memory.
 pub const EXHAUSTED_WAIT_MS: u64 = 10;
 /// Connections that may wait to be taken, per listener; the system may allow less (`net.core.somaxconn`).

@@ -9,11 +9,13 @@
 //!    [`Canceller`] (the bytes come back) or by `shutdown(2)` on the socket.
 //! 3. A task that wakes itself stops all I/O of its thread: the only ways to wait are the operations of this file.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use monoio::buf::{IoBuf, IoVecBuf};
@@ -113,6 +115,16 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
 /// Waits `duration` (resolution 1 ms) on the shard's timer.
 pub async fn sleep(duration: Duration) {
     monoio::time::sleep(duration).await;
+}
+
+/// Waits for either of two futures and drops the other, which must have nothing to lose (so never a read).
+pub async fn first(one: impl Future, other: impl Future) {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    poll_fn(|context| match one.as_mut().poll(context) {
+        Poll::Ready(_) => Poll::Ready(()),
+        Poll::Pending => other.as_mut().poll(context).map(drop),
+    })
+    .await;
 }
 
 /// A listening socket of this shard.
