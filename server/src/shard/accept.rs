@@ -83,30 +83,31 @@ impl Shard {
         true
     }
 
-    /// Who has been idle longest. All are looked at for the sake of many: the longest idle ones are kept for the next
-    /// times, and while nobody is idle a flood does not make the shard look again before the next tick.
+    /// Who has been idle longest. A search looks at everybody, so one serves all newcomers of its tick: a flood costs the
+    /// shard twenty searches a second, and more newcomers than that find nobody who makes room.
     fn longest_idle(&self) -> Option<Rc<Peer>> {
         let mut room = self.room.borrow_mut();
+        let now_ms = self.site.borrow().now.tick_ms;
+        if room.searched_ms != Some(now_ms) {
+            room.searched_ms = Some(now_ms);
+            room.longest_idle = self.search_idle();
+        }
         let is_idle = |peer: &Rc<Peer>| peer.machine.borrow().idle_since_ms().is_some();
         while let Some(key) = room.longest_idle.pop() {
             if let Some(peer) = self.peer(key).filter(is_idle) {
                 return Some(peer);
             }
         }
-        let now_ms = self.site.borrow().now.tick_ms;
-        if room.searched_ms == Some(now_ms) {
-            return None;
-        }
-        room.searched_ms = Some(now_ms);
-        let mut idle: Vec<(u64, PeerKey)> = {
-            let peers = self.peers.borrow();
-            let since = |peer: &Rc<Peer>| Some((peer.machine.borrow().idle_since_ms()?, peer.key));
-            peers.iter().filter_map(|(_, peer)| since(peer)).collect()
-        };
+        None
+    }
+
+    fn search_idle(&self) -> Vec<PeerKey> {
+        let peers = self.peers.borrow();
+        let since = |peer: &Rc<Peer>| Some((peer.machine.borrow().idle_since_ms()?, peer.key));
+        let mut idle: Vec<_> = peers.iter().filter_map(|(_, peer)| since(peer)).collect();
         idle.sort_unstable_by_key(|(since_ms, _)| *since_ms);
         idle.truncate(ROOM_CANDIDATES);
-        room.longest_idle = idle.into_iter().rev().map(|(_, key)| key).collect();
-        self.peer(room.longest_idle.pop()?)
+        idle.into_iter().rev().map(|(_, key)| key).collect()
     }
 }
 
