@@ -196,7 +196,7 @@ impl Connection {
 
     /// The kernel has taken `count` bytes of the transfer.
     pub fn written(&mut self, count: usize, site: &Site) {
-        self.output.written(count);
+        self.output.written(count, &site.pool);
         self.progress_bytes += count as u64;
         if self.output.is_empty() {
             // What follows (idle time, a linger, the next head) counts from here.
@@ -345,38 +345,42 @@ impl Connection {
 
     // ---- input ----
 
-    /// Keeps what was not consumed.
+    /// Keeps what was not consumed. What waits for the next turn is soon gone again, so it waits in a buffer of the
+    /// pool; what waits for its client or for outcomes may wait long, so it takes no more memory than it needs.
     fn hold(&mut self, rest: &[u8], site: &mut Site) {
-        if !rest.is_empty() && self.phase != Phase::Closing {
-            site.input_bytes += rest.len();
-            self.input.extend_from_slice(rest);
+        if rest.is_empty() || self.phase == Phase::Closing {
+            return;
         }
+        site.input_bytes += rest.len();
+        if self.phase != Phase::Deferred && !self.starved {
+            self.input = site.pool.take(rest.len());
+        }
+        self.input.extend_from_slice(rest);
     }
 
     fn advance_held(&mut self, site: &mut Site) {
-        let input = std::mem::take(&mut self.input);
+        let mut input = std::mem::take(&mut self.input);
         let start = std::mem::take(&mut self.input_start);
         let consumed = start + self.advance(&input[start..], site);
-        if self.phase == Phase::Closing {
-            site.input_bytes -= input.len() - start;
+        let is_over = self.phase == Phase::Closing;
+        site.input_bytes -= if is_over { input.len() } else { consumed } - start;
+        if is_over || consumed == input.len() {
+            // An idle connection holds no buffer.
+            site.pool.give_back(input);
             return;
         }
-        site.input_bytes -= consumed - start;
-        self.input = input;
-        if consumed == self.input.len() {
-            // An idle connection holds no buffer.
-            self.input = Vec::new();
-        } else if self.starved {
+        if self.starved {
             // More will be appended: move what is left to the front once, not on every turn.
-            self.input.drain(..consumed);
+            input.drain(..consumed);
         } else {
             self.input_start = consumed;
         }
+        self.input = input;
     }
 
     fn drop_input(&mut self, site: &mut Site) {
         site.input_bytes -= self.input.len() - self.input_start;
-        self.input = Vec::new();
+        site.pool.give_back(std::mem::take(&mut self.input));
         self.input_start = 0;
         self.scanned = 0;
     }
