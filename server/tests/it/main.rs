@@ -6,6 +6,9 @@
 //! No test sleeps to be right: it waits for what must come, and fails when that has not come in [`harness::PATIENCE`].
 
 mod api;
+mod backpressure;
+mod closing;
+mod deadlines;
 mod harness;
 mod pipelining;
 mod visibility;
