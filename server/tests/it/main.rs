@@ -8,8 +8,11 @@
 mod api;
 mod backpressure;
 mod closing;
+mod command_line;
 mod deadlines;
+mod descriptors;
 mod harness;
 mod pipelining;
+mod start;
 mod visibility;
 mod writes;
