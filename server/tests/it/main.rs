@@ -6,7 +6,13 @@
 //! No test sleeps to be right: it waits for what must come, and fails when that has not come in [`harness::PATIENCE`].
 
 mod api;
+mod backpressure;
+mod closing;
+mod command_line;
+mod deadlines;
+mod descriptors;
 mod harness;
 mod pipelining;
+mod start;
 mod visibility;
 mod writes;
