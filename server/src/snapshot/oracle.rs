@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::level::Node;
-use super::page::{self, Page};
+use super::page::Page;
 use super::*;
 use crate::limits::*;
 
@@ -285,21 +284,30 @@ fn list<'a>(items: impl Iterator<Item = &'a Vec<u8>>) -> Vec<u8> {
 }
 
 fn pages(snapshot: &Snapshot) -> Vec<Arc<Page>> {
-    snapshot.chunks.nodes().flat_map(|chunk| chunk.nodes()).cloned().collect()
+    snapshot.chunks.members().flat_map(|chunk| chunk.node.members().collect::<Vec<_>>()).map(|page| page.node).collect()
 }
 
-fn check_shape(snapshot: &Snapshot) {
-    for chunk in snapshot.chunks.nodes() {
+fn oldest(page: &Page) -> ItemId {
+    page.id(page.items_count() - 1)
+}
+
+/// Both levels within their bounds, and no two small neighbours.
+pub(super) fn check_shape(snapshot: &Snapshot) {
+    for chunk in snapshot.chunks.members().map(|chunk| chunk.node) {
         assert!((1..=CHUNK_PAGES_MAX).contains(&chunk.len()), "a chunk of {} pages", chunk.len());
-        let pages: Vec<&Arc<Page>> = chunk.nodes().collect();
+        let pages: Vec<_> = chunk.members().collect();
         for page in &pages {
-            let (items_count, bytes) = (page.items_count(), page.json().len());
+            let (items_count, bytes) = (page.node.items_count(), page.node.json().len());
             assert!((1..=PAGE_ITEMS_MAX).contains(&items_count), "a page of {items_count} items");
             assert!(items_count == 1 || bytes <= PAGE_BYTES_MAX, "a page of {items_count} items in {bytes} bytes");
         }
-        assert!(!pages.windows(2).any(|pair| page::are_joined(pair[0], pair[1])), "two small pages side by side");
+        for pair in pages.windows(2) {
+            let together = pair[0].totals + pair[1].totals;
+            let (items_count, bytes) = (together.items as usize, together.bytes as usize);
+            assert!(items_count > PAGE_ITEMS_JOIN || bytes > PAGE_BYTES_JOIN, "two small pages: {together:?}");
+        }
     }
-    let chunks: Vec<_> = snapshot.chunks.nodes().collect();
+    let chunks: Vec<_> = snapshot.chunks.members().map(|chunk| chunk.node).collect();
     assert!(chunks.windows(2).all(|pair| pair[0].len() + pair[1].len() > CHUNK_PAGES_JOIN), "two small chunks");
 }
 
@@ -309,7 +317,7 @@ fn check_sharing(old: &Snapshot, new: &Snapshot, touched: &[ItemId]) {
     let old_pages = pages(old);
     for (index, page) in old_pages.iter().enumerate() {
         let is_in = |id: ItemId| {
-            (index == 0 || id < old_pages[index - 1].oldest()) && (index + 1 == old_pages.len() || id >= page.oldest())
+            (index == 0 || id < oldest(&old_pages[index - 1])) && (index + 1 == old_pages.len() || id >= oldest(page))
         };
         let is_small = page.items_count() <= PAGE_ITEMS_JOIN && page.json().len() <= PAGE_BYTES_JOIN;
         if kept.contains(&Arc::as_ptr(page)) {

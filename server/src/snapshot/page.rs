@@ -8,20 +8,19 @@
 //! So any run of items is one slice of bytes, its length and its hash are two subtractions, and no item is parsed.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use siphasher::sip::SipHasher24;
 use todo_proto::id::ItemId;
 
 use super::ItemChange;
-use super::level::{Node, Totals};
+use super::level::{Member, Totals};
 use crate::limits::{
     ITEM_JSON_BYTES_MAX, PAGE_BYTES, PAGE_BYTES_JOIN, PAGE_BYTES_MAX, PAGE_ITEMS, PAGE_ITEMS_JOIN, PAGE_ITEMS_MAX,
 };
 
 /// Immutable and never empty.
 pub(super) struct Page {
-    oldest: ItemId,
-    sum: u64,
     /// Of the snapshot that this page was made for.
     version: u64,
     json: Box<[u8]>,
@@ -32,7 +31,7 @@ struct Entry {
     id: ItemId,
     /// Of the hashes up to and including this item, modulo 2^64.
     sum: u64,
-    /// Where its comma ends. 0 < end <= json.len()
+    /// Where its comma ends. `0 < end <= json.len()`
     end: u32,
 }
 
@@ -56,6 +55,12 @@ pub(super) struct PageBuilder {
 }
 
 impl Page {
+    /// The page, to be shared.
+    pub fn into_member(self) -> Member<Self> {
+        let (oldest, totals) = (self.id(self.items_count() - 1), self.before(self.items_count()));
+        Member { node: Arc::new(self), oldest, totals }
+    }
+
     /// Made for the snapshot with this version, not shared with an earlier one.
     pub fn is_made_for(&self, version: u64) -> bool {
         self.version == version
@@ -69,7 +74,7 @@ impl Page {
         self.entries.len()
     }
 
-    /// The totals of the items in front of this one. 0 <= index <= items_count
+    /// The totals of the items in front of this one. `0 <= index <= items_count`
     pub fn before(&self, index: usize) -> Totals {
         index.checked_sub(1).map_or(Totals::default(), |previous| {
             let entry = &self.entries[previous];
@@ -87,7 +92,7 @@ impl Page {
         self.entries.partition_point(|entry| u64::from(entry.end) <= bytes_max)
     }
 
-    /// The id of an item. 0 <= index < items_count
+    /// The id of an item. `0 <= index < items_count`
     pub fn id(&self, index: usize) -> ItemId {
         self.entries[index].id
     }
@@ -101,16 +106,6 @@ impl Page {
             (start, sum) = (end, entry.sum);
             item
         })
-    }
-}
-
-impl Node for Page {
-    fn oldest(&self) -> ItemId {
-        self.oldest
-    }
-
-    fn totals(&self) -> Totals {
-        Totals { items: self.entries.len() as u64, bytes: self.json.len() as u64, sum: self.sum }
     }
 }
 
@@ -139,11 +134,10 @@ impl PageBuilder {
 
     /// The page of what was pushed since the last one; `None` when that is nothing.
     pub fn finish(&mut self) -> Option<Page> {
-        let last = self.entries.last()?;
-        let (oldest, sum) = (last.id, last.sum);
+        if self.entries.is_empty() {
+            return None;
+        }
         let page = Page {
-            oldest,
-            sum,
             version: self.version,
             json: self.json.as_slice().into(),
             entries: self.entries.drain(..).collect(),
@@ -154,9 +148,9 @@ impl PageBuilder {
 }
 
 /// True when two neighbours are so small that they should be one page.
-pub(super) fn are_joined(newer: &Page, older: &Page) -> bool {
-    newer.items_count() + older.items_count() <= PAGE_ITEMS_JOIN
-        && newer.json.len() + older.json.len() <= PAGE_BYTES_JOIN
+pub(super) fn are_joined(newer: Totals, older: Totals) -> bool {
+    let together = newer + older;
+    together.items <= PAGE_ITEMS_JOIN as u64 && together.bytes <= PAGE_BYTES_JOIN as u64
 }
 
 /// The items of `page` after `changes`, which are newest first, no id twice.
@@ -211,7 +205,7 @@ mod tests {
     use super::*;
 
     fn item(id: u128, json: &[u8]) -> Item<'_> {
-        Item { id: ItemId::from_bytes(id.to_be_bytes()), json, hash: id as u64 }
+        Item { id: ItemId::from_u128(id), json, hash: id as u64 }
     }
 
     #[test]
@@ -221,16 +215,13 @@ mod tests {
         builder.push(item(9, b"{9}"));
         builder.push(item(5, b"{five}"));
         builder.push(item(2, b"2"));
-        let page = builder.finish().expect("three items");
+        let Member { node: page, oldest, totals } = builder.finish().expect("three items").into_member();
         assert_eq!(page.json(), b"{9},{five},2,");
         assert_eq!(page.before(0), Totals::default());
         assert_eq!(page.before(2), Totals { items: 2, bytes: 11, sum: 14 });
-        assert_eq!(page.totals(), Totals { items: 3, bytes: 13, sum: 16 });
-        assert_eq!(page.before(3), page.totals());
-        assert_eq!(
-            (page.oldest(), page.id(1)),
-            (ItemId::from_bytes(2_u128.to_be_bytes()), ItemId::from_bytes(5_u128.to_be_bytes()))
-        );
+        assert_eq!(totals, Totals { items: 3, bytes: 13, sum: 16 });
+        assert_eq!(page.before(3), totals);
+        assert_eq!((oldest, page.id(1)), (ItemId::from_u128(2), ItemId::from_u128(5)));
         assert_eq!([3, 4, 10, 11, 99].map(|bytes| page.items_within(bytes)), [0, 1, 1, 2, 3]);
         assert!(page.is_made_for(7) && !page.is_made_for(8));
         let items: Vec<(&[u8], u64)> = page.items().map(|item| (item.json, item.hash)).collect();
@@ -257,10 +248,8 @@ mod tests {
             ("all at once", &[(9, Some(b"i")), (8, None), (7, Some(b"g")), (4, Some(b"D"))], b"igfD"),
         ];
         for (name, changes, expected) in table {
-            let changes: Vec<ItemChange<'_>> = changes
-                .iter()
-                .map(|&(id, json)| ItemChange { id: ItemId::from_bytes(id.to_be_bytes()), json })
-                .collect();
+            let changes: Vec<ItemChange<'_>> =
+                changes.iter().map(|&(id, json)| ItemChange { id: ItemId::from_u128(id), json }).collect();
             let merged = merge(Some(&page), &changes, &key);
             let json: Vec<u8> = merged.iter().flat_map(|item| item.json).copied().collect();
             assert_eq!(json, expected, "{name}");

@@ -8,7 +8,7 @@ use todo_proto::id::ItemId;
 
 use super::Snapshot;
 use super::etag::ETag;
-use super::level::{Node, Totals};
+use super::level::Totals;
 use super::page::Page;
 
 /// A run of items of one snapshot.
@@ -259,8 +259,8 @@ impl Walk {
         Some((piece, rest))
     }
 
-    /// The walk so many bytes further on, at most at the end: where a short write stopped. It costs a step for each page
-    /// that is passed.
+    /// The walk so many bytes further on, at most at the end: where a short write stopped. It costs a step for each
+    /// page that is passed.
     pub fn skip(&self, snapshot: &Snapshot, bytes: usize) -> Walk {
         let mut walk = *self;
         let mut bytes_left = bytes;
@@ -286,5 +286,120 @@ impl<'s> Iterator for Pieces<'s> {
         let (piece, rest) = self.walk.next(self.snapshot, usize::MAX)?;
         self.walk = rest;
         Some(piece)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Builder, ItemChange};
+    use super::*;
+
+    /// Ids 10, 20, … with two bytes of JSON and more, in several pages.
+    fn snapshot(count: u32, version: u64) -> Snapshot {
+        let mut builder = Builder::new([3; 16], version);
+        for id in (1..=u128::from(count)).rev() {
+            builder.push(ItemId::from_u128(10 * id), format!("{{{id}}}").as_bytes());
+        }
+        builder.finish(vec![0].into(), ItemId::ZERO)
+    }
+
+    fn body(snapshot: &Snapshot, slice: &Slice) -> String {
+        let mut body = b"kept".to_vec();
+        snapshot.copy_into(slice, &mut body);
+        assert_eq!(slice.body_bytes(), body.len() as u64 - 4);
+        String::from_utf8(body).expect("text").split_off(4)
+    }
+
+    #[test]
+    fn lists_and_items() {
+        let (empty, five) = (snapshot(0, 1), snapshot(5, 1));
+        let id = |number: u128| ItemId::from_u128(number);
+        let table: [(&str, &Snapshot, Slice, &str); 13] = [
+            ("all of nothing", &empty, empty.all(), "[]"),
+            ("first of nothing", &empty, empty.first(10), "[]"),
+            ("after, in nothing", &empty, empty.after(id(1), 10), "[]"),
+            ("all", &five, five.all(), "[{5},{4},{3},{2},{1}]"),
+            ("none", &five, five.first(0), "[]"),
+            ("first", &five, five.first(1), "[{5}]"),
+            ("first two", &five, five.first(2), "[{5},{4}]"),
+            ("more than there are", &five, five.first(u32::MAX), "[{5},{4},{3},{2},{1}]"),
+            ("after one", &five, five.after(id(40), 2), "[{3},{2}]"),
+            ("after one that is gone", &five, five.after(id(39), 1), "[{3}]"),
+            ("after a greater id than any", &five, five.after(id(u128::MAX), u32::MAX), "[{5},{4},{3},{2},{1}]"),
+            ("after the last", &five, five.after(id(10), 7), "[]"),
+            ("an item", &five, five.item(id(30)).expect("there"), "{3}"),
+        ];
+        for (name, snapshot, slice, expected) in table {
+            assert_eq!(body(snapshot, &slice), expected, "{name}");
+            assert_eq!(slice.items_count() as usize, expected.matches('{').count(), "{name}");
+        }
+        for absent in [0, 9, 35, 51, u128::MAX] {
+            assert!(five.item(id(absent)).is_none() && five.json(id(absent)).is_none(), "{absent}");
+        }
+        assert_eq!(five.json(id(10)), Some(&b"{1}"[..]));
+    }
+
+    #[test]
+    fn a_tag_is_of_the_bytes_alone() {
+        let old = snapshot(500, 1);
+        let new = old.refresh(&[ItemChange { id: ItemId::from_u128(4_000), json: Some(b"{}") }], vec![1].into(), 2);
+        // Item 400 is the 101st.
+        let table = [
+            ("in front of the change", old.first(100), new.first(100), true),
+            ("with the change", old.first(101), new.first(101), false),
+            ("behind it", old.after(ItemId::from_u128(4_000), 50), new.after(ItemId::from_u128(4_000), 50), true),
+            ("another count", old.first(100), old.first(99), false),
+            ("other items", old.first(1), old.after(ItemId::from_u128(5_000), 1), false),
+            ("bare and in a list", old.first(1), old.item(ItemId::from_u128(5_000)).expect("there"), false),
+        ];
+        for (name, one, other, is_same) in table {
+            assert_eq!(one.etag() == other.etag(), is_same, "{name}");
+            assert_eq!(one.is_same_as(&other), is_same, "{name}");
+        }
+        let mut other_store = Builder::new([4; 16], 1);
+        other_store.push(ItemId::from_u128(10), b"{1}");
+        let other_store = other_store.finish(vec![0].into(), ItemId::ZERO);
+        assert_ne!(snapshot(1, 1).all().etag(), other_store.all().etag(), "the store is the key");
+    }
+
+    #[test]
+    fn a_walk_stops_and_goes_on_anywhere() {
+        let snapshot = snapshot(300, 1);
+        let slices = [
+            snapshot.first(0),
+            snapshot.first(150),
+            snapshot.all(),
+            snapshot.item(ItemId::from_u128(10)).expect("there"),
+        ];
+        for slice in slices {
+            let whole = body(&snapshot, &slice);
+            for bytes_max in [1, 7, 100, usize::MAX] {
+                let mut walk = slice.walk();
+                let mut walked = Vec::new();
+                while let Some((piece, rest)) = walk.next(&snapshot, bytes_max) {
+                    assert!((1..=bytes_max).contains(&piece.len()));
+                    walked.extend_from_slice(piece);
+                    assert_eq!(rest.bytes_left() as usize, whole.len() - walked.len());
+                    walk = rest;
+                }
+                assert_eq!(walked, whole.as_bytes());
+            }
+            for skipped in 0..=whole.len() + 1 {
+                let mut walk = slice.walk().skip(&snapshot, skipped);
+                let mut rest_of_body = Vec::new();
+                while let Some((piece, rest)) = walk.next(&snapshot, usize::MAX) {
+                    rest_of_body.extend_from_slice(piece);
+                    walk = rest;
+                }
+                assert_eq!(rest_of_body, whole.as_bytes()[skipped.min(whole.len())..]);
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a walk through another snapshot")]
+    fn a_walk_belongs_to_its_snapshot() {
+        let slice = snapshot(2, 1).all();
+        snapshot(2, 2).copy_into(&slice, &mut Vec::new());
     }
 }

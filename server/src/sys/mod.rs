@@ -58,24 +58,3 @@ pub fn shutdown(socket: i32, direction: Direction) {
     // ENOTCONN: the peer has reset it, and what was pending has returned by itself.
     debug_assert!(ended == 0 || std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOTCONN));
 }
-
-/// Limits what the kernel takes ahead of the network for a socket, and for those accepted from it (TCP_NOTSENT_LOWAT).
-///
-/// # Errors
-/// As `setsockopt(2)`: the option is not known.
-#[cfg(any(target_os = "linux", target_os = "macos"))]
-pub fn set_notsent_lowat(socket: BorrowedFd<'_>, bytes: u32) -> std::io::Result<()> {
-    let value: libc::c_uint = bytes;
-    let value_bytes = size_of_val(&value) as libc::socklen_t;
-    // SAFETY: the descriptor is open (borrowed), and the pointer and length are those of `value`, which outlives the call.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_NOTSENT_LOWAT,
-            (&raw const value).cast(),
-            value_bytes,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
-}

@@ -29,6 +29,9 @@ pub struct Stand {
     pub caught_up_at_ms: Vec<u64>,
 }
 
+/// A todo's JSON.
+pub type Json = Box<[u8]>;
+
 /// What a load has read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
@@ -48,7 +51,7 @@ pub struct Below {
     /// Where the store stood.
     pub stand: Stand,
     /// Todos and their JSON, newest first.
-    pub todos: Vec<(ItemId, Box<[u8]>)>,
+    pub todos: Vec<(ItemId, Json)>,
     /// The store has more, all of them older.
     pub older: bool,
 }
@@ -89,7 +92,7 @@ impl SqliteReader {
     }
 
     /// Reads one todo; `None` when there is none of this id.
-    pub fn read_one(&mut self, id: ItemId) -> Result<(Stand, Option<Box<[u8]>>), StoreError> {
+    pub fn read_one(&mut self, id: ItemId) -> Result<(Stand, Option<Json>), StoreError> {
         self.in_transaction(|transaction| {
             let sql = format!("SELECT {COLUMNS} FROM todos WHERE id = ?1 AND deleted = 0");
             let mut statement = transaction.prepare_cached(&sql)?;
@@ -100,6 +103,11 @@ impl SqliteReader {
             });
             Ok((stand(transaction)?, json.optional()?))
         })
+    }
+
+    /// Where the store stands.
+    pub fn stand(&mut self) -> Result<Stand, StoreError> {
+        self.in_transaction(|transaction| stand(transaction))
     }
 
     /// The oldest todo's id.

@@ -1,0 +1,77 @@
+//! Every bound of the bench, with what happens when it is passed.
+
+use std::time::Duration;
+
+/// One read of a generator thread. Holds a whole block of 80 answers of ten todos, so that a block costs one call.
+pub const RECEIVE_BYTES: usize = 256 * 1024;
+/// From this body size on the generator lets the kernel drop the body (`MSG_TRUNC`) instead of copying it out.
+/// Below it the extra call per response comes near the cost of the copy. Generator CPU per answer with and without, a
+/// sendfile floor on the other core: 180 KB 18 and 87 us, 20 KB at depth 16 2.6 and 8.6 us.
+pub const DISCARD_BYTES_MIN: usize = 16 * 1024;
+/// Bytes dropped by one call.
+pub const DISCARD_BYTES_MAX: usize = 1024 * 1024;
+/// What is asked for where a head is expected and its body will be dropped.
+pub const HEAD_READ_BYTES: usize = 2 * 1024;
+/// A longer response head is a fault of the server.
+pub const RESPONSE_HEAD_BYTES_MAX: usize = 8 * 1024;
+/// A longer answer to a single request (capture, metrics, ready) is a fault.
+pub const SINGLE_RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The front of a body that an observer of lists looks at: the newest todo's id and title.
+pub const BODY_FRONT_BYTES: usize = 160;
+/// Readiness events taken by one wait.
+pub const EVENTS_PER_WAIT: usize = 512;
+/// Requests in one block of one connection. More is refused at start-up.
+pub const DEPTH_MAX: usize = 4_096;
+/// How long answers may still arrive after the last request; what is missing then is counted as an error.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest wait of a generator turn, so that deadlines are seen when no answer comes.
+pub const TURN_TIMEOUT: Duration = Duration::from_millis(2);
+/// Latencies above are recorded as this.
+pub const LATENCY_NS_MAX: u64 = 60_000_000_000;
+
+/// A floor's run of response copies. One response that is larger is the run.
+pub const RUN_BYTES_MAX: usize = 256 * 1024;
+/// The epoll floor's one read buffer.
+pub const FLOOR_SHARED_READ_BYTES: usize = 64 * 1024;
+/// Each connection's read buffer in the ring floor: 80 requests of a plain client are 5 KB.
+pub const FLOOR_OWN_READ_BYTES: usize = 16 * 1024;
+/// Connections a floor serves at once; the next is closed at once and counted.
+pub const FLOOR_CONNECTIONS_MAX: usize = 8_192;
+/// Accept queue of a floor: a burst of 2,000 connects must fit.
+pub const FLOOR_BACKLOG: i32 = 4_096;
+/// Bytes that wait unsent in a floor's socket, as in the server (LIMITS of `TCP_NOTSENT_LOWAT` there).
+pub const FLOOR_NOTSENT_BYTES: u32 = 128 * 1024;
+/// Submission queue of the ring floor: one operation of each of 2,000 connections fits in one round.
+pub const FLOOR_RING_ENTRIES: u32 = 4_096;
+
+/// From start to the first good answer, seeding included. Passed: the run ends with the child's last words.
+pub const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// From SIGTERM to SIGKILL.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connect, send or receive of a single request.
+pub const SINGLE_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Resamples behind a 95 % interval.
+pub const BOOTSTRAP_RESAMPLES: usize = 4_000;
+/// Requests per read of a pair may differ by this share; beyond it the pair is not comparable.
+pub const REQUESTS_PER_READ_TOLERANCE: f64 = 0.05;
+/// A floor that spends a larger share of its CPU in user space is not a floor.
+pub const FLOOR_USER_SHARE_MAX: f64 = 0.05;
+/// A core this busy is the limit of a throughput figure.
+pub const CORE_BUSY_MIN: f64 = 0.97;
+/// Rounds of one cell, whatever is asked for.
+pub const ROUNDS_MAX: usize = 1_000;
+
+/// The share of the generator's core that reads and writes may use while ages are taken.
+pub const AGE_GENERATOR_BUSY_MAX: f64 = 0.70;
+/// Windows spent on finding the read rate that keeps to it.
+pub const AGE_CALIBRATIONS_MAX: usize = 8;
+/// A deleted todo is at least so many creates old: the newest id that a list shows never goes back by a delete.
+pub const DELETE_DISTANCE_TODOS: usize = 2_000;
+/// Writes recorded by one run; the writer stops there.
+pub const WRITES_MAX: usize = 20_000_000;
+
+const _: () = assert!(HEAD_READ_BYTES < RESPONSE_HEAD_BYTES_MAX);
+const _: () = assert!(HEAD_READ_BYTES < DISCARD_BYTES_MIN);
+const _: () = assert!(RESPONSE_HEAD_BYTES_MAX < RECEIVE_BYTES);
+const _: () = assert!(FLOOR_CONNECTIONS_MAX * FLOOR_OWN_READ_BYTES <= 128 * 1024 * 1024);

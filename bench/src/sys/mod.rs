@@ -1,0 +1,3 @@
+//! The only unsafe code of the bench.
+
+pub mod ring;

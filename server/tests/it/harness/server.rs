@@ -1,0 +1,308 @@
+//! The real binary as a child process, with a data file of its own, on a port that the system chooses.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use todo_server::clock::wall_ms;
+use todo_server::http::bearer::Keys;
+
+use super::requests::{request, with_fields};
+use super::{Client, PATIENCE};
+
+/// The key of the tokens of every server here.
+pub const SECRET: &str = "an HS256 secret that is for tests only";
+
+/// How a server is started.
+#[derive(Clone, Default)]
+pub struct Options {
+    flags: Vec<OsString>,
+    wrapper: Option<String>,
+}
+
+/// A running server. Dropped, it is killed.
+pub struct Server {
+    child: Child,
+    options: Options,
+    folder: TempDir,
+    /// The first address it said it listens on.
+    pub address: SocketAddr,
+    /// The block that it printed.
+    pub summary: String,
+    token: String,
+    /// Gives everything that it logged, once it has ended.
+    log: Option<JoinHandle<String>>,
+}
+
+impl Options {
+    /// A port and a secret, and all else as it is by default.
+    pub fn bare() -> Options {
+        Options::default().flag("--http-port", 0).flag("--jwt-secret", SECRET)
+    }
+
+    /// Two shards, 100 todos, no pinning: many servers run beside each other here.
+    pub fn new() -> Options {
+        Options::bare().flag("--shards", 2).flag("--seed-todos", 100).flag("--pin", false)
+    }
+
+    /// One more flag; a later one of the same name wins.
+    pub fn flag(mut self, name: &str, value: impl ToString) -> Options {
+        if let Some(at) = self.flags.iter().position(|flag| flag == name) {
+            self.flags.drain(at..at + 2);
+        }
+        self.flags.extend([OsString::from(name), OsString::from(value.to_string())]);
+        self
+    }
+
+    /// Runs the server as what `shell` ends in, for limits that a process inherits: `ulimit -n 100; exec "$@"`.
+    pub fn wrapped(mut self, shell: &str) -> Options {
+        self.wrapper = Some(shell.to_owned());
+        self
+    }
+
+    /// Starts a server with a new data file, and waits until it serves.
+    pub fn start(self) -> Server {
+        self.start_in(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    /// Starts a server with the data file in `folder`, and waits until it serves.
+    pub fn start_in(self, folder: TempDir) -> Server {
+        let (child, address, summary, log) = spawn(&self, folder.path());
+        let token = Keys::new(SECRET.as_bytes()).sign("tests", wall_ms() / 1_000, 3_600).expect("a token");
+        Server { child, options: self, folder, address, summary, token, log: Some(log) }
+    }
+
+    fn command(&self, folder: &Path) -> Command {
+        let mut command = match &self.wrapper {
+            None => Command::new(binary()),
+            Some(shell) => {
+                let mut command = Command::new("sh");
+                command.args(["-c", shell, "sh"]).arg(binary());
+                command
+            }
+        };
+        command
+            .arg("--data-file")
+            .arg(data_file(folder))
+            .args(&self.flags)
+            .env("DATA_FOLDER", folder)
+            .stdin(Stdio::null());
+        command
+    }
+}
+
+impl Server {
+    /// A server as [`Options::new`] describes it.
+    pub fn start() -> Server {
+        Options::new().start()
+    }
+
+    /// Kills it as nothing can be caught, and starts another with the same file on the same port, at once.
+    pub fn kill_and_restart(self) -> Server {
+        let port = self.address.port();
+        self.kill_and_restart_with(|options| options.flag("--http-port", port))
+    }
+
+    /// Kills it as nothing can be caught, and starts another with the same file and changed options.
+    pub fn kill_and_restart_with(mut self, change: impl FnOnce(Options) -> Options) -> Server {
+        self.child.kill().expect("it runs");
+        let status = self.child.wait().expect("it is ours");
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "it ran until it was killed");
+        let options = change(self.options.clone());
+        options.start_in(self.take_folder())
+    }
+
+    /// Ends it by SIGTERM; how it exited, and what it logged.
+    pub fn stop(mut self) -> (ExitStatus, String) {
+        self.signal(Signal::TERM);
+        self.wait()
+    }
+
+    /// Starts another with the same file and changed options, after [`Server::stop`] by the caller's means.
+    pub fn stop_and_restart(mut self, change: impl FnOnce(Options) -> Options) -> Server {
+        self.signal(Signal::TERM);
+        let (status, log) = self.wait();
+        assert!(status.success(), "{status}: {log}");
+        let options = change(self.options.clone());
+        options.start_in(self.take_folder())
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("it runs");
+    }
+
+    /// Waits until it ends by itself; how it exited, and what it logged.
+    pub fn wait(&mut self) -> (ExitStatus, String) {
+        let status = exit_of(&mut self.child);
+        let log = self.log.take().expect("it ends once");
+        (status, log.join().expect("the reader does not panic"))
+    }
+
+    /// A new connection to it.
+    pub fn connect(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// A write with a good token.
+    pub fn write(&self, method: &str, target: &str, body: &str) -> Vec<u8> {
+        let authorization = self.authorization();
+        if method == "DELETE" {
+            return with_fields(method, target, &[("Authorization", &authorization)]);
+        }
+        request(method, target, &[("Authorization", &authorization), ("Content-Type", "application/json")], body)
+    }
+
+    /// A POST of a todo with `title`.
+    pub fn post(&self, title: &str) -> Vec<u8> {
+        self.write("POST", "/todos", &serde_json::json!({ "title": title }).to_string())
+    }
+
+    /// The value of `Authorization` that it accepts.
+    pub fn authorization(&self) -> String {
+        format!("Bearer {}", self.token)
+    }
+
+    /// The value of a series of `/metrics`, its labels included, or, by its name alone, the sum over all labels.
+    pub fn metric(&self, series: &str) -> f64 {
+        let page = self.connect().ask(&super::get("/metrics"));
+        let text = String::from_utf8(page.body).expect("text");
+        let values = text.lines().filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            let is_it = name == series || name.split_once('{').is_some_and(|(name, _)| name == series);
+            is_it.then(|| value.parse::<f64>().expect("a number"))
+        });
+        values.sum()
+    }
+
+    /// Its data file.
+    pub fn data_file(&self) -> PathBuf {
+        data_file(self.folder.path())
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Bytes of memory that it has in use (its resident set).
+    #[cfg(target_os = "linux")]
+    pub fn memory_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("procfs");
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a VmRSS line");
+        let kib: u64 = resident.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib * 1024
+    }
+
+    /// CPU time that it has used.
+    #[cfg(target_os = "linux")]
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("procfs");
+        // proc(5): utime and stime are the 14th and 15th field, counted from 1; the second, in parentheses, is a name.
+        let fields: Vec<&str> = stat.rsplit_once(") ").expect("a name").1.split(' ').collect();
+        let ticks: u64 = fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
+        // A tick is 10 ms on every architecture that this runs on (`getconf CLK_TCK`).
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// The folder, which the next server goes on with.
+    fn take_folder(&mut self) -> TempDir {
+        std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a temporary folder"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already; then there is nothing to do.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The binary under test.
+pub fn binary() -> &'static str {
+    env!("CARGO_BIN_EXE_todo-server")
+}
+
+/// Runs the binary to its end, which must come by itself, in `folder`.
+pub fn run(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(binary());
+    command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary runs");
+    let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
+    let status = exit_of(&mut child);
+    let text = |reader: JoinHandle<String>| reader.join().expect("the reader does not panic").into_bytes();
+    Output { status, stdout: text(stdout), stderr: text(stderr) }
+}
+
+fn data_file(folder: &Path) -> PathBuf {
+    folder.join("todos.db")
+}
+
+fn spawn(options: &Options, folder: &Path) -> (Child, SocketAddr, String, JoinHandle<String>) {
+    let mut command = options.command(folder);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let log = collect(child.stderr.take());
+    let lines = lines(child.stdout.take());
+    let end = Instant::now() + PATIENCE;
+    let mut summary = String::new();
+    // The block ends with the line to try; by then the port is open.
+    while !summary.contains("\n  try ") {
+        let Ok(line) = lines.recv_timeout(end.saturating_duration_since(Instant::now())) else {
+            let _ = child.kill();
+            let log = log.join().expect("the reader does not panic");
+            panic!("it does not start:\n{summary}{log}");
+        };
+        summary.push_str(&line);
+    }
+    let address = summary.lines().find_map(|line| line.strip_prefix("  addresses ")).expect("a line with addresses");
+    let first = address.trim().split(' ').next().and_then(|url| url.strip_prefix("http://")).expect("an address");
+    let address = first.parse().expect("an address and a port");
+    (child, address, summary, log)
+}
+
+/// Waits for a child's end, and kills it when that does not come.
+fn exit_of(child: &mut Child) -> ExitStatus {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().expect("it is ours") {
+            return status;
+        }
+        if Instant::now() > end {
+            let _ = child.kill();
+            panic!("the process does not end");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Reads everything that a pipe brings until its end, which is that of the process.
+fn collect(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
+    let mut pipe = pipe.expect("it was asked for");
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).expect("a pipe is readable");
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// The lines that a pipe brings, each with its end.
+fn lines(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
+    let mut pipe = BufReader::new(pipe.expect("it was asked for"));
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        while matches!(pipe.read_line(&mut line), Ok(1..)) {
+            // Read on when nobody listens: a full pipe would stop the server.
+            let _ = sender.send(std::mem::take(&mut line));
+        }
+    });
+    receiver
+}

@@ -1,0 +1,134 @@
+//! What the commands need beyond cargo: said before it is installed, and installed only where it is missing.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::command::{command, root, succeed, works};
+
+/// Pinned, so that a new release cannot break yesterday's commit.
+const OPENAPI_VALIDATOR: &str = "openapi-spec-validator==0.9.0";
+const CARGO_FUZZ: &str = "0.13.2";
+
+/// Something to install.
+pub struct Tool {
+    name: &'static str,
+    purpose: &'static str,
+    present: fn() -> bool,
+    install: fn() -> Vec<Command>,
+}
+
+/// What `cargo xtask test` needs.
+pub const FOR_TEST: &[Tool] = &[
+    Tool {
+        name: "rustfmt and clippy (rustup)",
+        purpose: "format and lints",
+        present: || {
+            works(&mut command("cargo", &["fmt", "--version"]))
+                && works(&mut command("cargo", &["clippy", "--version"]))
+        },
+        install: || vec![command("rustup", &["component", "add", "rustfmt", "clippy"])],
+    },
+    Tool {
+        name: "curl (apt)",
+        purpose: "the commands in README.md",
+        present: || works(&mut command("curl", &["--version"])),
+        install: || apt(&["curl"]),
+    },
+    Tool {
+        name: "python3 with venv (apt)",
+        purpose: "the OpenAPI check",
+        present: || works(&mut command("python3", &["-c", "import venv, ensurepip"])),
+        install: || apt(&["python3", "python3-venv"]),
+    },
+    Tool {
+        name: "openapi-spec-validator 0.9.0 (PyPI, into target/xtask/python)",
+        purpose: "the OpenAPI check",
+        present: || works(&mut command(python(), &["-c", "import openapi_spec_validator, jsonschema, yaml"])),
+        install: || {
+            let python = python();
+            vec![
+                command("python3", &["-m", "venv", "target/xtask/python"]),
+                command(python, &["-m", "pip", "install", "--quiet", OPENAPI_VALIDATOR]),
+            ]
+        },
+    },
+];
+
+/// What `cargo xtask soak` needs.
+pub const FOR_SOAK: &[Tool] = &[
+    Tool {
+        name: "g++ (apt)",
+        purpose: "libFuzzer is C++",
+        present: || works(&mut command("c++", &["--version"])),
+        install: || apt(&["g++"]),
+    },
+    Tool {
+        name: "cargo-fuzz 0.13.2 (crates.io, into target/xtask/cargo)",
+        purpose: "fuzzing",
+        present: || works(&mut command(cargo_fuzz(), &["--version"])),
+        install: || {
+            let mut install = command("cargo", &["install", "--locked", "cargo-fuzz", "--version", CARGO_FUZZ]);
+            install.args(["--root", "target/xtask/cargo"]);
+            vec![install]
+        },
+    },
+];
+
+/// The Python that has what the checks import.
+pub fn python() -> PathBuf {
+    root().join("target/xtask/python/bin/python3")
+}
+
+/// cargo's fuzzing subcommand.
+pub fn cargo_fuzz() -> PathBuf {
+    root().join("target/xtask/cargo/bin/cargo-fuzz")
+}
+
+/// Lists the tools with what is missing, one a line, and gives back those.
+pub fn list(tools: &'static [Tool]) -> Vec<&'static Tool> {
+    let missing: Vec<&Tool> = tools.iter().filter(|tool| !(tool.present)()).collect();
+    for tool in tools {
+        let state = if missing.iter().any(|other| other.name == tool.name) { "to install" } else { "present" };
+        println!("{state:>10}: {}, for {}", tool.name, tool.purpose);
+    }
+    missing
+}
+
+/// Installs them.
+pub fn install(missing: &[&Tool]) -> Result<(), String> {
+    for tool in missing {
+        for mut command in (tool.install)() {
+            succeed(&mut command).map_err(|reason| format!("installing {}: {reason}", tool.name))?;
+        }
+        if !(tool.present)() {
+            return Err(format!("{} was installed and is still not found", tool.name));
+        }
+    }
+    Ok(())
+}
+
+/// Debian's packages, by sudo unless we are root.
+fn apt(packages: &[&str]) -> Vec<Command> {
+    let root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
+    let words = |arguments: &[&str]| {
+        if root { command("apt-get", arguments) } else { command("sudo", &[&["apt-get"], arguments].concat()) }
+    };
+    let install = [&["install", "--yes", "--no-install-recommends"], packages].concat();
+    vec![words(&["update", "--quiet"]), words(&install)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GONE: &[Tool] =
+        &[Tool { name: "a tool", purpose: "a test", present: || false, install: || vec![command("true", &[])] }];
+
+    #[test]
+    fn what_is_missing_is_listed_and_must_be_there_after_installing() {
+        let missing = list(GONE);
+        assert_eq!(missing.len(), 1);
+        assert!(install(&missing).expect_err("it is still gone").contains("a tool"));
+        assert!(install(&[]).is_ok());
+    }
+}
