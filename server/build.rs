@@ -1,5 +1,7 @@
 //! Tells the binary its commit and target, for `--version`.
 
+#![expect(clippy::disallowed_macros, reason = "standard output is how a build script speaks to cargo")]
+
 use std::process::Command;
 
 fn main() {

@@ -1,4 +1,4 @@
-//! The one clock: nanoseconds of CLOCK_MONOTONIC, equal in every process of a host, so a todo's title can carry them.
+//! The one clock: nanoseconds of `CLOCK_MONOTONIC`, equal in every process of a host, so a todo's title can carry them.
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use std::time::Duration;

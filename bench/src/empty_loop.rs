@@ -100,7 +100,7 @@ async fn connection(shared: Rc<Shared>, socket: OwnedFd) {
         let requests_count = debt.received(count, shared.request_bytes, &shared.run);
         shared.counters.add_read(requests_count);
         while let Some(range) = debt.next(&shared.run) {
-            match stream.write(Rc::clone(&shared.buffer), range.start, range.end).await {
+            match stream.write(Rc::clone(&shared.buffer), range.start, range.end).await.0 {
                 Ok(sent) if sent > 0 => debt.sent(sent, &shared.run),
                 _ => break,
             }

@@ -5,7 +5,8 @@ use std::time::Duration;
 /// One read of a generator thread. Holds a whole block of 80 answers of ten todos, so that a block costs one call.
 pub const RECEIVE_BYTES: usize = 256 * 1024;
 /// From this body size on the generator lets the kernel drop the body (`MSG_TRUNC`) instead of copying it out.
-/// Below it the extra call per response costs more than the copy.
+/// Below it the extra call per response comes near the cost of the copy. Generator CPU per answer with and without, a
+/// sendfile floor on the other core: 180 KB 18 and 87 us, 20 KB at depth 16 2.6 and 8.6 us.
 pub const DISCARD_BYTES_MIN: usize = 16 * 1024;
 /// Bytes dropped by one call.
 pub const DISCARD_BYTES_MAX: usize = 1024 * 1024;

@@ -6,7 +6,7 @@
 //!     else parse the head for real, check it, and remember it
 //! ```
 //!
-//! Every head is looked at, byte by byte, by one comparison. Only Date and ETag change in a server's list head, so the
+//! Every head is looked at, byte by byte, by one comparison. Only Date and `ETag` change in a server's list head, so the
 //! real parse runs once a second, and once per connection after each write.
 
 use crate::limits::RESPONSE_HEAD_BYTES_MAX;

@@ -2,7 +2,7 @@
 //!
 //! - [`names`]: where the route, the topic and the keys get their names from
 //! - [`id`]: item ids (`UUIDv7`, so the id is the order) and the source of new ones
-//! - [`todo`]: what a todo is: its fields, the JSON that is accepted and the JSON that is answered
+//! - [`mod@todo`]: what a todo is: its fields, the JSON that is accepted and the JSON that is answered
 //! - [`command`]: a write asked for, and its record in the log, byte by byte
 //! - [`fold`]: how a batch of commands changes the rows of a partition
 //! - [`change`]: a write done, and the arithmetic of positions

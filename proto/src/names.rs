@@ -1,4 +1,4 @@
-//! One word names everything that clients and neighbours see: change [`item!`] and the route, the topic and the keys
+//! One word names everything that clients and neighbours see: change `item!` and the route, the topic and the keys
 //! follow.
 
 /// The route prefix of the collection; one item is at `/todos/{id}`.

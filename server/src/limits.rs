@@ -115,10 +115,6 @@ pub const CONTROL_REQUESTS_MAX: usize = 1024;
 pub const CONTROL_REQUEST_TIMEOUT_MS: u64 = 1_000;
 /// Items of one answer that the store gives; the rest is a link.
 pub const STORE_READ_ITEMS_MAX: u32 = 1_000;
-/// Writes that wait for their commit, all shards together; more are 503 at once.
-pub const QUEUE_WRITES_MAX: usize = 64 * 1024;
-/// Bytes of those writes.
-pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 // ---- shards ----
 
@@ -142,6 +138,8 @@ pub const WHEEL_SLOTS: usize = 512;
 pub const SWEPT_PER_TICK: usize = 4096;
 /// Connections taken from the listener before others have their turn.
 pub const ACCEPTS_PER_ROUND: usize = 64;
+/// Longest idle connections that one search at the connection bound finds.
+pub const ROOM_CANDIDATES: usize = 64;
 /// Wait after running out of descriptors or socket memory.
 pub const EXHAUSTED_WAIT_MS: u64 = 10;
 /// Connections that may wait to be taken, per listener; the system may allow less (`net.core.somaxconn`).
@@ -220,5 +218,3 @@ const _: () = assert!(CHUNK_PAGES_JOIN < CHUNK_PAGES && CHUNK_PAGES < CHUNK_PAGE
 
 /// Connections to the store for reads below the floor.
 pub const STORE_READERS: usize = 2;
-/// Sample todos that are appended together.
-pub const FILL_GROUP_COMMANDS: usize = 1_000;

@@ -21,7 +21,7 @@ use crate::control::{self, ControlStart, acceptor};
 use crate::counters::ShardCounters;
 use crate::http::bearer::Keys;
 use crate::http::site::Rules;
-use crate::limits::{QUEUE_BYTES_MAX, QUEUE_WRITES_MAX, STORE_READERS};
+use crate::limits::STORE_READERS;
 use crate::settings::{Accept, Settings, SettingsError};
 use crate::shard::io::{Driver, probe_driver};
 use crate::shard::{self, ShardStart};
@@ -142,9 +142,8 @@ impl Process<'_> {
         let ways_back = WaysBack::new(shards_count, &snapshot);
         let to_shards = ways_back.to_shards();
         let writes = Arc::new(WriteMetrics::default());
-        let bounds = QueueBounds { commands_max: QUEUE_WRITES_MAX, bytes_max: QUEUE_BYTES_MAX };
         let sink = outcomes_sink(to_shards.clone(), Arc::clone(&writes));
-        let (appender, log) = channel::log(fill::new_producer(), bounds, sink);
+        let (appender, log) = channel::log(fill::new_producer(), QueueBounds::default(), sink);
         let bridge = ways_back.with_log(&appender);
         let (feed, published) = channel::feed();
         let (status, status_seen) = watch::channel(Status::default());
@@ -269,7 +268,7 @@ fn rules(settings: &Settings) -> Rules {
 
 fn load(reader: &mut SqliteReader, window: Window) -> Result<Snapshot, StoreError> {
     let mut builder: Option<Builder> = None;
-    let store_id = reader.read_one(ItemId::ZERO)?.0.store_id;
+    let store_id = reader.stand()?.store_id;
     let items = builder.insert(Builder::new(store_id, 1));
     let bytes_max = usize::try_from(window.bytes_max).unwrap_or(usize::MAX);
     let loaded = reader.load(window.items_max as usize, bytes_max, |id, json| items.push(id, json))?;

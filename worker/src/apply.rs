@@ -275,6 +275,8 @@ impl<L: CommandLog, S: TodoStore, F: ChangeFeed> ApplyLoop<L, S, F> {
         };
         self.back_off = BACK_OFF_MIN;
         self.take = match self.take {
+            // Rows are large: asking for many would read them again and again.
+            Take::UpTo(_) if folded.taken < attempt => Take::UpTo(folded.taken),
             Take::UpTo(count) => Take::UpTo((2 * count).min(FOLD_COMMANDS_MAX)),
             Take::Aside => Take::UpTo(FOLD_COMMANDS_MAX),
         };
@@ -301,7 +303,13 @@ impl<L: CommandLog, S: TodoStore, F: ChangeFeed> ApplyLoop<L, S, F> {
     /// Steps 2 and 3: one batch, in two flights to the store.
     async fn write(&mut self, next_offset: u64, attempt: usize) -> Result<Written, StoreError> {
         let entries = &self.pending[..attempt];
-        let begun = self.store.begin(self.part, next_offset, Named::by(entries)).await?;
+        let named = Named::by(entries);
+        let begun = self.store.begin(self.part, next_offset, named.clone()).await?;
+        // What names a row that was not read waits for the next batch.
+        let unread = named.ids.get(begun.ids_read);
+        let names_unread = |entry: &Entry| entry.record.as_ref().is_ok_and(|record| Some(&record.command.id) == unread);
+        let read = entries.iter().position(names_unread).unwrap_or(entries.len());
+        let entries = &entries[..read];
         let mut partition = begun.partition;
         let Folded { taken, batch, changes, counts } = match self.take {
             Take::UpTo(_) => fold(&partition, begun.rows, &begun.producers, entries),

@@ -44,12 +44,13 @@ pub async fn fill<S: TodoStore>(
     };
     let (store, fed) = tokio::join!(apply::run(0, log, store, Unfollowed, status_sender, stopped), feeding);
     let status = status.borrow().clone();
-    let result = match (fed, status.writing) {
-        (true, _) => Ok(status.counts.changed),
-        (false, Writing::Failing(why) | Writing::Ended(why)) => Err(FillError { applied: status.counts.commands, why }),
-        (false, Writing::Opening | Writing::Open) => {
-            Err(FillError { applied: status.counts.commands, why: "a batch failed".to_owned() })
-        }
+    let result = match fed {
+        Ok(()) => Ok(status.counts.changed),
+        // The loop knows more, unless a later batch went well.
+        Err(why) => Err(match status.writing {
+            Writing::Failing(why) | Writing::Ended(why) => FillError { applied: status.counts.commands, why },
+            Writing::Opening | Writing::Open => FillError { applied: status.counts.commands, why },
+        }),
     };
     (store, result)
 }
@@ -63,27 +64,28 @@ impl ChangeFeed for Unfollowed {
     }
 }
 
-/// Keeps two batches under way: one is applied, one waits. False as soon as a command was not acknowledged.
+/// Keeps two batches under way: one is applied, one waits. Ends with why as soon as a command was not
+/// acknowledged.
 async fn feed(
     appender: &Appender<()>,
     mut outcomes: mpsc::UnboundedReceiver<Outcome>,
     commands: impl Iterator<Item = TodoCommand>,
-) -> bool {
+) -> Result<(), String> {
     let mut commands = commands.peekable();
     let mut waiting = 0;
     while waiting > 0 || commands.peek().is_some() {
         if waiting <= FETCH_COMMANDS_MAX && commands.peek().is_some() {
             let group: Vec<_> = commands.by_ref().take(FETCH_COMMANDS_MAX).map(|command| (command, ())).collect();
             waiting += group.len();
-            if appender.try_append(group).is_err() {
-                return false;
-            }
+            appender.try_append(group).map_err(|(error, _)| error.to_string())?;
         } else {
             match outcomes.recv().await {
                 Some(Outcome::Acknowledged) => waiting -= 1,
-                Some(Outcome::NotAppended(_) | Outcome::Unknown) | None => return false,
+                Some(Outcome::NotAppended(reason)) => return Err(reason.to_string()),
+                Some(Outcome::Unknown) => return Err("the outcome of a batch is unknown".to_owned()),
+                None => return Err("the loop has ended".to_owned()),
             }
         }
     }
-    true
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use todo_proto::limits::FOLD_COMMANDS_MAX;
+use todo_proto::limits::{FOLD_COMMANDS_MAX, FOLD_ROW_BYTES_MAX};
 
 /// Commands that wait in the channel or are being applied. More are refused at once.
 pub const QUEUE_COMMANDS_MAX: usize = 64 * 1024;
@@ -12,6 +12,9 @@ pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const FETCH_COMMANDS_MAX: usize = FOLD_COMMANDS_MAX;
 /// Bytes of commands fetched at once, give or take the last group that was appended together.
 pub const FETCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of rows read for one batch, give or take the last row: what a fold can make of them is no more, and two thousand
+/// small patches of large todos would read 80 MB. The commands on the rest wait for the next batch.
+pub const READ_ROW_BYTES_MAX: usize = FOLD_ROW_BYTES_MAX;
 /// Published changes that the follower has not taken. The loop waits for each to be visible, so one is the rule.
 pub const FEED_MESSAGES_MAX: usize = 4;
 

@@ -59,6 +59,7 @@ impl SqliteStore {
 
     /// Caps the file at `pages` pages of 4 KiB, so that a test has a full disk; returns the cap that holds, which is never
     /// below the file's size.
+    #[doc(hidden)]
     pub async fn cap_pages(&mut self, pages: u64) -> Result<u64, StoreError> {
         self.call(move |writer| writer.cap_pages(pages)).await
     }

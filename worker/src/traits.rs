@@ -1,6 +1,7 @@
 //! The three seams of the write side. Each has one implementation for a single process and one for a cluster; the loop
 //! between them ([`crate::apply`]) knows neither.
 
+use std::collections::HashSet;
 use std::future::Future;
 
 use todo_proto::change::Changes;
@@ -80,7 +81,7 @@ pub struct Extent {
 /// What a batch of commands names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Named {
-    /// Todos, ascending, each once.
+    /// Todos, in the order in which the commands name them, each once.
     pub ids: Vec<ItemId>,
     /// Producers, ascending, each once.
     pub producers: Vec<ProducerId>,
@@ -91,7 +92,12 @@ pub struct Named {
 pub struct Begun {
     /// The partition, now held.
     pub partition: Partition,
-    /// The rows that exist.
+    /// How many of the ids were looked for, from the front: all, or as many as [`READ_ROW_BYTES_MAX`] allows, at least
+    /// one.
+    ///
+    /// [`READ_ROW_BYTES_MAX`]: crate::limits::READ_ROW_BYTES_MAX
+    pub ids_read: usize,
+    /// Those of their rows that exist.
     pub rows: Vec<Row>,
     /// The producers that are known, with their last numbers.
     pub producers: Vec<(ProducerId, u64)>,
@@ -118,13 +124,16 @@ pub enum Outcome {
 }
 
 /// Why a command was not appended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotAppended {
-    /// The disk is full.
+    /// There is no room: try again.
+    #[error("the disk is full")]
     DiskFull,
-    /// The store does not take it just now.
+    /// The store does not take it just now: try again.
+    #[error("the store does not take writes just now")]
     Unavailable,
-    /// Writing has ended until a restart.
+    /// Nothing is written any more.
+    #[error("writing has ended until a restart")]
     Ended,
 }
 
@@ -171,10 +180,9 @@ impl Named {
     /// What `entries` name.
     pub fn by(entries: &[Entry]) -> Self {
         let records = || entries.iter().filter_map(|entry| entry.record.as_ref().ok());
-        let mut ids: Vec<ItemId> = records().map(|record| record.command.id).collect();
+        let mut seen = HashSet::new();
+        let ids = records().map(|record| record.command.id).filter(|id| seen.insert(*id)).collect();
         let mut producers: Vec<ProducerId> = records().map(|record| record.producer).collect();
-        ids.sort_unstable();
-        ids.dedup();
         producers.sort_unstable();
         producers.dedup();
         Self { ids, producers }

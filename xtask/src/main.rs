@@ -39,11 +39,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Task {
     /// Everything deterministic: format, lints, tests on both drivers and accept modes, sanitizer, documents.
-    Test {
-        /// List what would be installed, and stop.
-        #[arg(long)]
-        no_install: bool,
-    },
+    Test(test::Arguments),
     /// Fuzzing, kill -9 under write load, and load, for a given time.
     Soak(soak::Arguments),
     /// Release build, then `todo-bench matrix` with the arguments given.
@@ -56,7 +52,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
-        Task::Test { no_install } => test::run(no_install),
+        Task::Test(arguments) => test::run(&arguments),
         Task::Soak(arguments) => soak::run(&arguments),
         Task::Bench { arguments } => bench::run(&arguments),
     };

@@ -161,6 +161,28 @@ impl Seen {
     }
 }
 
+/// What requests are made with.
+struct Known {
+    token: String,
+    /// The todo that reads, replacements and patches name.
+    kept: String,
+    /// The one that is deleted, so that no other request depends on the order.
+    doomed: String,
+}
+
+impl Known {
+    fn ask(program: &Path, directory: &Path, port: u16) -> Result<Self, String> {
+        let mut make = Command::new(program);
+        make.args(["token", "--sub", "openapi"]).envs(settings(directory, port)).current_dir(directory);
+        let token = capture(&mut make)?.trim().to_owned();
+        let list = http::exchange(port, b"GET /todos?limit=2 HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+        let list: Value = serde_json::from_slice(&list.body).map_err(|error| format!("GET /todos?limit=2: {error}"))?;
+        let id = |index: usize| list[index]["id"].as_str().map(str::to_owned);
+        let (kept, doomed) = id(0).zip(id(1)).ok_or_else(|| format!("GET /todos?limit=2: {list}"))?;
+        Ok(Self { token, kept, doomed })
+    }
+}
+
 /// One request about to be made.
 struct Request<'a> {
     method: &'a str,
@@ -187,19 +209,19 @@ impl Request<'_> {
 fn healthy(program: &Path, contract: &Contract, seen: &mut Seen) -> Result<(), String> {
     let directory = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
     let server = Server::start(program, directory.path(), &[("SEED_TODOS", "1000")])?;
-    let (port, token) = (server.port, token(program, directory.path(), server.port)?);
-    let id = newest_id(port)?;
+    let port = server.port;
+    let known = Known::ask(program, directory.path(), port)?;
     // Their deadline is ten seconds away: begun first, read last.
     let unfinished = begin_unfinished(port, contract)?;
     for (path, method) in contract.operations() {
         for status in contract.statuses(path, method).filter(|status| !matches!(status, 408 | 503)) {
-            let request = request_for(path, method, status, &token, &id);
+            let request = request_for(path, method, status, &known);
             seen.note(path, method, status, http::exchange(port, &request.bytes()));
         }
     }
     let paths: BTreeSet<&str> = contract.operations().iter().map(|operation| operation.0).collect();
     for path in paths {
-        seen.faults.extend(check_methods(port, path, &id, &contract.methods(path)));
+        seen.faults.extend(check_methods(port, path, &known.kept, &contract.methods(path)));
     }
     for (path, method, answer) in unfinished {
         let answer = answer.join().map_err(|_| "a reader has panicked".to_owned())?;
@@ -216,21 +238,21 @@ fn unable_to_write(program: &Path, contract: &Contract, seen: &mut Seen) -> Resu
     limited.args(["-c", &format!("trap '' XFSZ; ulimit -f {FILE_KIB_MAX}; exec \"$0\"")]).arg(program);
     limited.env("SEED_TODOS", "10");
     let server = Server::start_command(limited, directory.path())?;
-    let (port, token) = (server.port, token(program, directory.path(), server.port)?);
-    let id = newest_id(port)?;
+    let port = server.port;
+    let known = Known::ask(program, directory.path(), port)?;
     let body = json!({ "title": "one of many", "description": "\u{1F600}".repeat(10_000) }).to_string();
-    let large = Request { body: body.as_bytes(), ..request_for("/todos", "post", 202, &token, &id) };
-    let large = Request { headers: write_headers(&token, large.body, "application/json"), ..large };
+    let large = Request { body: body.as_bytes(), ..request_for("/todos", "post", 202, &known) };
+    let large = Request { headers: write_headers(&known.token, large.body, "application/json"), ..large };
     let refused = |answer: &Result<Response, String>| answer.as_ref().map_or(true, |response| response.status == 503);
     let answer = (0..WRITES_MAX).map(|_| http::exchange(port, &large.bytes())).find(refused);
     seen.note("/todos", "post", 503, answer.unwrap_or_else(|| Err("the file never became too large".to_owned())));
     let writes = contract.operations().into_iter().filter(|(_, method)| *method != "get");
     for (path, method) in writes.filter(|(path, method)| contract.statuses(path, method).any(|status| status == 503)) {
-        let request = request_for(path, method, 202, &token, &id);
+        let request = request_for(path, method, 202, &known);
         seen.note(path, method, 503, http::exchange(port, &request.bytes()));
     }
     for path in ["/todos", "/ready"] {
-        let request = request_for(path, "get", 200, &token, &id);
+        let request = request_for(path, "get", 200, &known);
         seen.note(path, "get", 200, http::exchange(port, &request.bytes()));
     }
     Ok(())
@@ -240,9 +262,11 @@ fn unable_to_write(program: &Path, contract: &Contract, seen: &mut Seen) -> Resu
 fn draining(program: &Path, seen: &mut Seen) -> Result<(), String> {
     let directory = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
     let mut server = Server::start(program, directory.path(), &[("SEED_TODOS", "10")])?;
-    let mut stream = http::connect(server.port)?;
-    let mut send = |bytes: &[u8]| stream.write_all(bytes).map_err(|error| format!("sending: {error}"));
-    send(b"GET /ready HTTP/1.1\r\nHost: localhost\r\n")?;
+    let stream = http::connect(server.port)?;
+    let send = |bytes: &[u8]| (&stream).write_all(bytes).map_err(|error| format!("sending: {error}"));
+    // In one piece, so that the answer to the first tells that the server has the beginning of the second.
+    send(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /ready HTTP/1.1\r\nHost: localhost\r\n")?;
+    http::read_response(&stream, false)?;
     server.terminate()?;
     server.wait_until_refusing()?;
     send(b"\r\n")?;
@@ -252,20 +276,22 @@ fn draining(program: &Path, seen: &mut Seen) -> Result<(), String> {
 }
 
 /// The request that should be answered with `status`.
-fn request_for<'a>(path: &str, method: &'a str, status: u16, token: &str, id: &str) -> Request<'a> {
+fn request_for<'a>(path: &str, method: &'a str, status: u16, known: &Known) -> Request<'a> {
     let id = if status == 404 && method == "get" {
         ABSENT_ID
     } else if status == 404 {
         FOREIGN_ID
+    } else if method == "delete" {
+        &known.doomed
     } else {
-        id
+        &known.kept
     };
     let (body, media_type): (&[u8], &str) = match method {
         "post" | "put" => (br#"{"title":"Water the plants"}"#, "application/json"),
         "patch" => (br#"{"completed":true}"#, "application/merge-patch+json"),
         _ => (b"", ""),
     };
-    let headers = if method == "get" { Vec::new() } else { write_headers(token, body, media_type) };
+    let headers = if method == "get" { Vec::new() } else { write_headers(&known.token, body, media_type) };
     let mut request = Request { method, target: path.replace("{id}", id), version: "HTTP/1.1", headers, body };
     if path == "/todos" && method == "get" {
         request.target.push_str("?limit=10");
@@ -282,7 +308,10 @@ fn request_for<'a>(path: &str, method: &'a str, status: u16, token: &str, id: &s
         401 => request.headers.retain(|header| !header.starts_with("Authorization")),
         413 => unread(&mut request, format!("Content-Length: {OVERLONG_BODY_BYTES}")),
         414 => request.target.push_str(&format!("?pad={}", "x".repeat(OVERLONG_BYTES))),
-        415 => request.headers.push("Content-Encoding: gzip".to_owned()),
+        415 => {
+            request.headers.retain(|header| !header.starts_with("Content-Type"));
+            request.headers.push("Content-Type: text/plain".to_owned());
+        }
         417 => request.headers.push("Expect: the-unexpected".to_owned()),
         431 => request.headers.push(format!("X-Pad: {}", "x".repeat(OVERLONG_BYTES))),
         501 => unread(&mut request, "Transfer-Encoding: gzip, chunked".to_owned()),
@@ -364,18 +393,6 @@ fn differs(documented: &Value, answer: &Response) -> Result<(), String> {
         None if documented.is_empty() => Ok(()),
         Some(_) | None => Err(format!("Content-Type {media_type:?}, documented {documented:?}")),
     }
-}
-
-fn token(program: &Path, directory: &Path, port: u16) -> Result<String, String> {
-    let mut make = Command::new(program);
-    make.args(["token", "--sub", "openapi"]).envs(settings(directory, port)).current_dir(directory);
-    Ok(capture(&mut make)?.trim().to_owned())
-}
-
-fn newest_id(port: u16) -> Result<String, String> {
-    let list = http::exchange(port, b"GET /todos?limit=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
-    let list: Value = serde_json::from_slice(&list.body).map_err(|error| format!("GET /todos?limit=1: {error}"))?;
-    list[0]["id"].as_str().map(str::to_owned).ok_or_else(|| format!("GET /todos?limit=1: {list}"))
 }
 
 /// The members of an object, none for anything else.
@@ -470,13 +487,15 @@ mod tests {
 
     #[test]
     fn requests_are_made_for_a_status() {
+        let known = Known { token: "TOKEN".to_owned(), kept: "KEPT".to_owned(), doomed: "DOOMED".to_owned() };
         let text = |path: &str, method: &str, status| {
-            String::from_utf8(request_for(path, method, status, "TOKEN", "ID").bytes()).expect("text")
+            String::from_utf8(request_for(path, method, status, &known).bytes()).expect("text")
         };
         assert_eq!(text("/todos", "get", 200), "GET /todos?limit=10 HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        assert!(text("/todos/{id}", "delete", 202).contains("DELETE /todos/ID HTTP/1.1\r\n"));
+        assert!(text("/todos/{id}", "delete", 202).contains("DELETE /todos/DOOMED HTTP/1.1\r\n"));
         assert!(!text("/todos", "post", 401).contains("TOKEN"));
         assert!(text("/todos", "post", 413).ends_with("Content-Length: 65537\r\n\r\n"));
+        assert!(text("/todos/{id}", "patch", 415).contains("PATCH /todos/KEPT "));
         assert!(text("/todos", "get", 505).contains(" HTTP/2.0\r\n"));
     }
 

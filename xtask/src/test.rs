@@ -1,6 +1,9 @@
 //! `cargo xtask test`: everything deterministic. The cheap checks come first, and one build serves all that follows.
 
+use std::cell::LazyCell;
 use std::process::Command;
+
+use clap::Args;
 
 use crate::command::{cargo, command, follow, root, succeed};
 use crate::libtest::{self, Programs};
@@ -14,15 +17,30 @@ const SOCKET_MODES: &[(&str, &[(&str, &str)])] = &[
     ("socket tests, legacy driver, handoff", &[("MONOIO_FORCE_LEGACY_DRIVER", "1"), ("ACCEPT", "handoff")]),
 ];
 
-/// Runs all steps. `Ok(false)` when one has failed.
-pub fn run(no_install: bool) -> Result<bool, String> {
+type Build = LazyCell<Result<Programs, String>>;
+
+/// What to do.
+#[derive(Args)]
+pub struct Arguments {
+    /// List what would be installed, and stop.
+    #[arg(long)]
+    no_install: bool,
+    /// Only the steps whose name contains this, with what they need.
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    only: String,
+}
+
+/// Runs the steps. `Ok(false)` when one has failed.
+pub fn run(arguments: &Arguments) -> Result<bool, String> {
     let missing = tools::list(tools::FOR_TEST);
-    if no_install {
+    if arguments.no_install {
         return Ok(true);
     }
     tools::install(&missing)?;
 
-    let mut report = Report::default();
+    // One build for all, made when the first step asks for it.
+    let programs: Build = LazyCell::new(build);
+    let mut report = Report::new(&arguments.only);
     report.step("format", || single(&mut cargo(&["fmt", "--all", "--check"])));
     report.step("imports: crates", imports::check_crates);
     report.step("imports: data plane", imports::check_sources);
@@ -35,14 +53,13 @@ pub fn run(no_install: bool) -> Result<bool, String> {
         let mut doc = cargo(&["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"]);
         single(doc.env("RUSTDOCFLAGS", "--deny rustdoc::broken_intra_doc_links"))
     });
-    let mut programs = Programs::default();
-    report.step("build", || build(&mut programs));
+    report.step("build", || built(&programs).map(|_| Tally::ONE));
     report.step("tests", || libtest::run(&mut cargo(&["test", "--locked", "--workspace", "--no-fail-fast"])));
     for (name, settings) in SOCKET_MODES {
-        report.step(name, || socket_tests(&programs, settings));
+        report.step(name, || socket_tests(built(&programs)?, settings));
     }
-    report.step("README.md", || readme::check(&programs));
-    report.step("docs/openapi.yaml", || openapi::check(&programs));
+    report.step("README.md", || readme::check(built(&programs)?));
+    report.step("docs/openapi.yaml", || openapi::check(built(&programs)?));
     report.step("AddressSanitizer over server/src/sys", sanitizer::check);
     Ok(report.end())
 }
@@ -52,10 +69,16 @@ fn single(command: &mut Command) -> Result<Tally, String> {
     succeed(command).map(|()| Tally::ONE)
 }
 
-fn build(programs: &mut Programs) -> Result<Tally, String> {
+fn build() -> Result<Programs, String> {
+    let mut programs = Programs::default();
     let mut build = cargo(&["test", "--locked", "--workspace", "--no-run"]);
     let status = follow(build.arg("--message-format=json-render-diagnostics"), |line| programs.note(line))?;
-    if status.success() { Ok(Tally::ONE) } else { Err(format!("the build ended with {status}")) }
+    if status.success() { Ok(programs) } else { Err(format!("the build ended with {status}")) }
+}
+
+/// A failed build fails every step that needs it.
+fn built(programs: &Build) -> Result<&Programs, String> {
+    programs.as_ref().map_err(Clone::clone)
 }
 
 /// The integration tests of the server once more, as cargo would start them.

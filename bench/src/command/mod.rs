@@ -1,10 +1,15 @@
 //! Subcommands: arguments in, text or JSON out, and an exit code that a script can trust.
 
 mod load;
+mod matrix;
+mod memory;
+mod server;
+mod writes;
 
 use clap::{Parser, Subcommand};
+use std::path::Path;
 use std::process::ExitCode;
-use todo_bench::error::Result;
+use todo_bench::error::{Context, Result};
 use todo_bench::{empty_loop, floor};
 
 /// Measures the Todo API and the least that any server of its answers must cost.
@@ -19,6 +24,16 @@ struct Arguments {
 enum Command {
     /// Load on a running server, every answer checked.
     Load(load::LoadArgs),
+    /// A server, interleaved with floors and the empty loop: CPU per request, ratios, gates.
+    Matrix(matrix::MatrixArgs),
+    /// Durable writes per second.
+    Writes(writes::WritesArgs),
+    /// Every write read back at once on other connections.
+    Pairs(writes::PairsArgs),
+    /// Memory of idle connections.
+    Idle(memory::IdleArgs),
+    /// Memory of connections that ask and never read.
+    Stall(memory::StallArgs),
     /// The server's own runtime and I/O with a byte counter for a parser; ends with its standard input.
     Loop(floor::ReferenceArgs),
     /// A reference server that parses nothing; ends with its standard input.
@@ -37,13 +52,22 @@ enum Verdict {
     Passed,
     /// A fault of the server, or a gate that did not hold.
     Failed,
+    /// The machine was too noisy, or the pair not comparable.
+    Unjudged,
 }
 
-/// Runs the subcommand. 0: passed. 1: the server failed. 2: the run could not be carried out, or not be judged.
+impl Verdict {
+    fn of(is_good: bool) -> Verdict {
+        if is_good { Verdict::Passed } else { Verdict::Failed }
+    }
+}
+
+/// Runs the subcommand. 0: passed. 1: the server failed. 2: the run could not be carried out. 3: it cannot be judged.
 pub fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(Verdict::Passed) => ExitCode::SUCCESS,
         Ok(Verdict::Failed) => ExitCode::FAILURE,
+        Ok(Verdict::Unjudged) => ExitCode::from(3),
         Err(error) => {
             eprintln!("todo-bench: {error}");
             ExitCode::from(2)
@@ -54,7 +78,17 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<Verdict> {
     match command {
         Command::Load(args) => load::run(&args),
+        Command::Matrix(args) => matrix::run(&args),
+        Command::Writes(args) => writes::run(&args),
+        Command::Pairs(args) => writes::run_pairs(&args),
+        Command::Idle(args) => memory::run_idle(&args),
+        Command::Stall(args) => memory::run_stall(&args),
         Command::Loop(reference) => empty_loop::serve(&reference).map(|()| Verdict::Passed),
         Command::Floor { mode, reference } => floor::serve(mode, &reference).map(|()| Verdict::Passed),
     }
+}
+
+fn write_json(report: &impl serde::Serialize, path: &Path) -> Result<()> {
+    let text = serde_json::to_string_pretty(report).map_err(std::io::Error::from).context("making JSON")?;
+    std::fs::write(path, text + "\n").context(format!("writing {}", path.display()))
 }

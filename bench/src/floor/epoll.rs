@@ -1,4 +1,4 @@
-//! The floor by epoll: edge-triggered, no epoll_ctl after the accept, one read buffer for all.
+//! The floor by epoll: edge-triggered, no `epoll_ctl` after the accept, one read buffer for all.
 
 use crate::error::{Context, Result};
 use crate::floor::Reference;

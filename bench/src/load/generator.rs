@@ -7,7 +7,7 @@
 //!     for each: receive, check, count; is its block complete?  then send the next one (closed loop)
 //! ```
 //!
-//! What the real code adds: edge-triggered events with no epoll_ctl after the start; no second `recv` when the first
+//! What the real code adds: edge-triggered events with no `epoll_ctl` after the start; no second `recv` when the first
 //! was short or the block is complete (the server owes nothing then); bodies from 16 KiB on dropped in the kernel.
 
 use crate::clock;
@@ -346,23 +346,22 @@ impl Connection {
         if !B::WANTED && body_remaining >= DISCARD_BYTES_MIN {
             let asked = body_remaining.min(discard.len());
             let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
-            let received = retry_on_intr(|| recv(socket, &mut discard[..asked], flags));
-            let Some(dropped) = received_bytes(received)? else { return Ok(None) };
+            let Some(dropped) = receive_bytes(socket, &mut discard[..asked], flags)? else { return Ok(None) };
             let completed = usize::from(self.scanner.skip(dropped));
             return Ok(Some(Received { completed, drained: dropped < asked }));
         }
         let heads_only = !B::WANTED && known.body_bytes() >= DISCARD_BYTES_MIN;
         let asked = if heads_only { body_remaining + HEAD_READ_BYTES } else { buffer.len() };
-        let received = retry_on_intr(|| recv(socket, &mut buffer[..asked], RecvFlags::DONTWAIT));
-        let Some(filled) = received_bytes(received)? else { return Ok(None) };
+        let flags = RecvFlags::DONTWAIT;
+        let Some(filled) = receive_bytes(socket, &mut buffer[..asked], flags)? else { return Ok(None) };
         let completed = self.scanner.scan(known, &buffer[..filled], bodies)?;
         Ok(Some(Received { completed, drained: filled < asked }))
     }
 }
 
 /// Bytes that came; `None` when there are none yet.
-fn received_bytes<T>(result: rustix::io::Result<(T, usize)>) -> Result<Option<usize>, Lost> {
-    match result {
+fn receive_bytes(socket: &TcpStream, buffer: &mut [u8], flags: RecvFlags) -> Result<Option<usize>, Lost> {
+    match retry_on_intr(|| recv(socket, &mut *buffer, flags)) {
         Ok((_, 0)) => Err(Lost::Closed),
         Ok((_, count)) => Ok(Some(count)),
         Err(Errno::AGAIN) => Ok(None),

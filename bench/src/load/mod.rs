@@ -79,8 +79,10 @@ impl Faults {
 /// What one window showed.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Begin and end of the window on the monotonic clock.
-    pub window_ns: std::ops::Range<u64>,
+    /// Begin of the window on the monotonic clock.
+    pub begin_ns: u64,
+    /// End of the window.
+    pub end_ns: u64,
     /// Answers checked within the window.
     pub responses: u64,
     /// Over the whole run, drain included.
@@ -98,7 +100,7 @@ pub struct Outcome {
 impl Outcome {
     /// Length of the window.
     pub fn seconds(&self) -> f64 {
-        (self.window_ns.end - self.window_ns.start) as f64 / 1e9
+        (self.end_ns - self.begin_ns) as f64 / 1e9
     }
 
     /// Checked answers per second.
@@ -168,7 +170,8 @@ fn run_thread<B: Bodies>(
 
 fn merge<B>(reports: Vec<(Report, B)>, threads_count: usize) -> (Outcome, Vec<B>) {
     let mut outcome = Outcome {
-        window_ns: u64::MAX..0,
+        begin_ns: u64::MAX,
+        end_ns: 0,
         responses: 0,
         faults: Faults::default(),
         latency: latency_histogram(),
@@ -178,8 +181,8 @@ fn merge<B>(reports: Vec<(Report, B)>, threads_count: usize) -> (Outcome, Vec<B>
     };
     let mut all_bodies = Vec::new();
     for (report, bodies) in reports {
-        outcome.window_ns.start = outcome.window_ns.start.min(report.begin.at_ns);
-        outcome.window_ns.end = outcome.window_ns.end.max(report.end.at_ns);
+        outcome.begin_ns = outcome.begin_ns.min(report.begin.at_ns);
+        outcome.end_ns = outcome.end_ns.max(report.end.at_ns);
         outcome.responses += report.end.responses - report.begin.responses;
         let window_ns = (report.end.at_ns - report.begin.at_ns) as f64;
         outcome.generator_busy +=

@@ -2,7 +2,7 @@
 
 use crate::error::{Context, Error, Result};
 use crate::limits::{START_TIMEOUT, STOP_TIMEOUT};
-use crate::process::counters::{Counters, Listening, STATS_LINE};
+use crate::process::counters::{Counters, Listening, STATS_LINE, driver};
 use crate::process::host;
 use crate::request;
 use crate::single::SingleClient;
@@ -27,6 +27,8 @@ pub struct ServerOptions {
     pub shards_count: usize,
     /// `SEED_TODOS`.
     pub todos_count: usize,
+    /// Where the data file's own directory is made. On a disk: in memory an fsync costs nothing.
+    pub data_directory: PathBuf,
 }
 
 /// A running `todo-server` on a data file of its own.
@@ -41,7 +43,8 @@ pub struct Server {
 impl Server {
     /// Starts it and waits until it serves lists.
     pub fn start(options: &ServerOptions) -> Result<Server> {
-        let directory = tempfile::tempdir().context("making a directory for the data file")?;
+        let directory =
+            tempfile::tempdir_in(&options.data_directory).context("making a directory for the data file")?;
         let port = free_port().context("looking for a free port")?;
         let log = File::create(directory.path().join("log")).context("making a log file")?;
         let mut command = Command::new(&options.binary);
@@ -80,6 +83,23 @@ impl Server {
     pub fn metrics(&self) -> Result<String> {
         let response = SingleClient::connect(self.address)?.get_ok("/metrics")?;
         String::from_utf8(response.body().to_vec()).map_err(|_| Error::Unusable("/metrics is not text".into()))
+    }
+
+    /// How the shards wait: `io_uring` or `legacy`, `unknown` when the server does not tell.
+    pub fn driver(&self) -> Result<String> {
+        Ok(driver(&self.metrics()?).unwrap_or("unknown").to_owned())
+    }
+
+    /// Commit and target, as the binary prints them.
+    pub fn version(&self) -> Result<String> {
+        let output =
+            Command::new(&self.binary).arg("--version").output().context("asking the server for its version")?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// The directory that holds the data file.
+    pub fn data_directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// A token for writes, made by the server's own subcommand.

@@ -14,7 +14,9 @@ pub const REQUESTS_METRIC: &str = "todo_requests_total";
 /// Successful reads of client sockets, by shard.
 pub const READS_METRIC: &str = "todo_reads_total";
 /// Transactions committed by the embedded store: each is one fsync.
-pub const COMMITS_METRIC: &str = "todo_store_commits_total";
+pub const COMMITS_METRIC: &str = "todo_commits_total";
+/// The front of an info metric whose label `driver` says how the shards wait.
+const DRIVER_METRIC: &str = "todo_driver{";
 /// The line that asks a floor for its counters.
 pub const STATS_LINE: &str = "stats";
 
@@ -60,6 +62,13 @@ pub fn metric_sum(text: &str, name: &str) -> Option<u64> {
         value.split_ascii_whitespace().next()?.parse::<f64>().ok()
     });
     values.map(|value| value as u64).reduce(|sum, value| sum + value)
+}
+
+/// The I/O driver named in Prometheus text.
+pub fn driver(text: &str) -> Option<&str> {
+    let line = text.lines().find(|line| line.starts_with(DRIVER_METRIC))?;
+    let (_, value) = line.split_once("driver=\"")?;
+    value.split_once('"').map(|(driver, _)| driver)
 }
 
 /// A floor's counters: written by its one thread, read by its control thread.
@@ -129,6 +138,8 @@ mod tests {
         for (name, expected) in table {
             assert_eq!(metric_sum(text, name), expected, "{name}");
         }
+        assert_eq!(driver("# HELP x\ntodo_driver{driver=\"io_uring\"} 1\n"), Some("io_uring"));
+        assert_eq!(driver(text), None);
         let counters = Counters::from_metrics(text).unwrap();
         assert_eq!(counters.requests_per_read(), Some(2.5));
         assert_eq!(counters.since(counters).requests_per_read(), None);

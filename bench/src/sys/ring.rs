@@ -63,7 +63,7 @@ impl Ring {
     /// Accepts connections until it completes without `more`.
     pub fn accept(&mut self, listener: impl AsFd) -> io::Result<()> {
         let entry = opcode::AcceptMulti::new(descriptor(&listener)).flags(libc::SOCK_CLOEXEC).build();
-        self.push(entry.user_data(user_data(ACCEPT, 0)))
+        self.push(&entry.user_data(user_data(ACCEPT, 0)))
     }
 
     /// Receives once into the slot's own buffer.
@@ -71,7 +71,7 @@ impl Ring {
         assert!(slot < self.slots_count, "slot {slot} of {}", self.slots_count);
         let buffer = self.input.wrapping_add(slot * self.slot_bytes);
         let entry = opcode::Recv::new(descriptor(&socket), buffer, self.slot_bytes as u32).build();
-        self.push(entry.user_data(user_data(RECEIVE, slot)))
+        self.push(&entry.user_data(user_data(RECEIVE, slot)))
     }
 
     /// Sends a part of the output; the kernel goes on after a short send where it can.
@@ -80,7 +80,7 @@ impl Ring {
         let length = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
         let entry = opcode::Send::new(descriptor(&socket), bytes.as_ptr(), length).flags(flags).build();
-        self.push(entry.user_data(user_data(SEND, slot)))
+        self.push(&entry.user_data(user_data(SEND, slot)))
     }
 
     /// Submits everything and waits for at least one completion.
@@ -111,14 +111,14 @@ impl Ring {
     }
 
     /// Every entry comes from the functions above.
-    fn push(&mut self, entry: squeue::Entry) -> io::Result<()> {
+    fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
         if self.ring.submission().is_full() {
             self.ring.submit()?;
         }
         // SAFETY: the entry's buffer is valid until the operation is over, because it is never freed: `accept` has
         // none, `receive` names `slot_bytes` bytes within the leaked `input` (asserted there), which no reference in
         // this process covers, and `send` a part of the static `output` (bounds-checked there), which is only read.
-        let pushed = unsafe { self.ring.submission().push(&entry) };
+        let pushed = unsafe { self.ring.submission().push(entry) };
         pushed.map_err(|_| io::ErrorKind::OutOfMemory.into())
     }
 }

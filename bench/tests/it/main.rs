@@ -4,3 +4,5 @@
 
 mod floors;
 mod generator;
+mod matrix;
+mod writer;

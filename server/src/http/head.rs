@@ -13,15 +13,15 @@
 //! 1. A head of which two servers could think differently is refused, and the connection ends: that
 //!    closes every way to smuggle a request past a proxy. So a bare CR or LF, a space before a colon, a
 //!    folded line, a second length, a length beside chunked.
-//! 2. `httparse` splits the lines, once a head. It lets through what is checked before it (bare LF) and
-//!    behind it (targets, versions).
+//! 2. `httparse` splits the lines, once a head. It lets through what is checked behind it: bare LF,
+//!    empty lines in front, any byte in a target.
 //! 3. The result borrows from the head and is read from it alone: no allocation, and equal bytes mean
 //!    equal things, which is what lets a shard remember heads.
 
 use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
 
-use memchr::{memchr, memchr_iter, memchr2_iter};
+use memchr::{memchr, memchr_iter};
 
 use super::reject::Reject;
 use super::syntax::{self, is_token, members};
@@ -184,12 +184,12 @@ impl<'a> Head<'a> {
     /// The first fault found. The connection has to close: what follows a head that was not understood
     /// has no known meaning.
     pub fn parse(bytes: &'a [u8]) -> Result<Head<'a>, Reject> {
-        if !line_endings_are_whole(bytes) {
-            return Err(Reject::LineEnding);
-        }
         let mut storage = [const { MaybeUninit::uninit() }; REQUEST_FIELDS_MAX];
         let mut request = httparse::Request::new(&mut []);
         match request.parse_with_uninit_headers(bytes, &mut storage) {
+            // It takes LF alone for the end of a line, which RFC 9112 2.2 allows and which is how two
+            // servers come to see two different heads. CR alone it takes for nothing.
+            Ok(_) if !line_feeds_follow_carriage_returns(bytes) => return Err(Reject::LineEnding),
             Ok(httparse::Status::Complete(length)) if length == bytes.len() && bytes[0] != b'\r' => {}
             Ok(_) => return Err(Reject::RequestLine),
             Err(error) => return Err(explain(error, bytes)),
@@ -278,17 +278,19 @@ impl Method {
     }
 }
 
-/// Whether CR and LF come as pairs only. `httparse` takes LF alone for the end of a line, which RFC 9112
-/// 2.2 allows and which is how two servers come to see two different heads.
-fn line_endings_are_whole(bytes: &[u8]) -> bool {
-    memchr2_iter(b'\r', b'\n', bytes).all(|index| match bytes[index] {
-        b'\r' => bytes.get(index + 1) == Some(&b'\n'),
-        _ => index > 0 && bytes[index - 1] == b'\r',
-    })
+fn line_feeds_follow_carriage_returns(bytes: &[u8]) -> bool {
+    memchr_iter(b'\n', bytes).all(|index| index > 0 && bytes[index - 1] == b'\r')
+}
+
+fn carriage_returns_precede_line_feeds(bytes: &[u8]) -> bool {
+    memchr_iter(b'\r', bytes).all(|index| bytes.get(index + 1) == Some(&b'\n'))
 }
 
 #[cold]
 fn explain(error: httparse::Error, bytes: &[u8]) -> Reject {
+    if !line_feeds_follow_carriage_returns(bytes) || !carriage_returns_precede_line_feeds(bytes) {
+        return Reject::LineEnding;
+    }
     match error {
         httparse::Error::TooManyHeaders => Reject::TooManyFields,
         httparse::Error::HeaderName | httparse::Error::HeaderValue => Reject::Field,

@@ -24,6 +24,8 @@ pub struct Pool {
 #[derive(Default)]
 struct PoolState {
     free: [RefCell<Vec<Vec<u8>>>; CLASSES.len()],
+    /// Buffers that have no bytes any more: what is shared is allocated too, so it is used again as well.
+    shells: RefCell<Vec<Rc<Buffer>>>,
     /// Bytes of capacity of all sealed buffers that are alive, each counted once however many send it.
     live_bytes: Cell<usize>,
 }
@@ -53,7 +55,26 @@ impl Pool {
     /// Makes `bytes` immutable and shareable. They return to the pool when the last owner is done.
     pub fn seal(&self, bytes: Vec<u8>) -> Rc<Buffer> {
         self.state.live_bytes.set(self.state.live_bytes.get() + bytes.capacity());
-        Rc::new(Buffer { bytes, pool: Rc::clone(&self.state) })
+        let sealed = Buffer { bytes, pool: Some(Rc::clone(&self.state)) };
+        let shell = self.state.shells.borrow_mut().pop();
+        match shell {
+            Some(mut shell) => {
+                *Rc::get_mut(&mut shell).expect("nobody else has a shell") = sealed;
+                shell
+            }
+            None => Rc::new(sealed),
+        }
+    }
+
+    /// Takes back what one owner has done with. If that was the last one, the next [`seal`](Pool::seal) allocates
+    /// nothing; dropping it instead is no fault.
+    pub fn recycle(&self, mut buffer: Rc<Buffer>) {
+        let Some(last) = Rc::get_mut(&mut buffer) else { return };
+        last.let_go();
+        let mut shells = self.state.shells.borrow_mut();
+        if shells.len() < POOL_FREE_BUFFERS_MAX {
+            shells.push(buffer);
+        }
     }
 
     /// Bytes of all sealed buffers that are alive: the ready-made ones, and what clients have not taken.
@@ -77,7 +98,8 @@ impl PoolState {
 /// Immutable bytes of one or more answers.
 pub struct Buffer {
     bytes: Vec<u8>,
-    pool: Rc<PoolState>,
+    /// Where the bytes go; `None` when they have gone.
+    pool: Option<Rc<PoolState>>,
 }
 
 impl Buffer {
@@ -90,12 +112,18 @@ impl Buffer {
     pub fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
+
+    fn let_go(&mut self) {
+        if let Some(pool) = self.pool.take() {
+            pool.live_bytes.set(pool.live_bytes.get() - self.bytes.capacity());
+            pool.give_back(std::mem::take(&mut self.bytes));
+        }
+    }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.pool.live_bytes.set(self.pool.live_bytes.get() - self.bytes.capacity());
-        self.pool.give_back(std::mem::take(&mut self.bytes));
+        self.let_go();
     }
 }
 
@@ -118,6 +146,9 @@ enum Segment {
     /// What is still to leave of a large body, at least one byte.
     Slices(Box<Walking>),
 }
+
+/// Five thousand idle connections keep the few segments of their last batch.
+const _: () = assert!(size_of::<Segment>() <= 24);
 
 /// What the mover is to write next.
 pub enum Transfer {
@@ -175,21 +206,24 @@ impl Output {
     /// Adds `start..end` of a shared buffer.
     pub fn push_shared(&mut self, buffer: &Rc<Buffer>, start: usize, end: usize, pool: &Pool) {
         let bytes = end - start;
-        if bytes <= COALESCED_BYTES_MAX && !self.open.is_empty() {
-            self.put(&buffer.bytes()[start..end], pool);
-            return;
+        if self.open.is_empty() {
+            match self.segments.back_mut() {
+                // The end of one run and the beginning of the same are not neighbours, only what follows in place is.
+                Some(Segment::Bytes { buffer: last, end: last_end, .. })
+                    if Rc::ptr_eq(last, buffer) && *last_end as usize == start =>
+                {
+                    *last_end = end as u32;
+                    return self.account(bytes);
+                }
+                // Two small answers to different questions: copied together, a mixed batch is one write.
+                Some(Segment::Bytes { start, end, .. })
+                    if bytes <= COALESCED_BYTES_MAX && (*end - *start) as usize <= COALESCED_BYTES_MAX => {}
+                _ => return self.push_segment(buffer, start, end, pool),
+            }
+        } else if bytes > COALESCED_BYTES_MAX {
+            return self.push_segment(buffer, start, end, pool);
         }
-        self.account(bytes);
-        self.seal_open(pool);
-        // The end of one run and the beginning of the same are not neighbours; only what follows in place is joined.
-        if let Some(Segment::Bytes { buffer: last, end: last_end, .. }) = self.segments.back_mut()
-            && Rc::ptr_eq(last, buffer)
-            && *last_end as usize == start
-        {
-            *last_end = end as u32;
-            return;
-        }
-        self.segments.push_back(Segment::Bytes { buffer: Rc::clone(buffer), start: start as u32, end: end as u32 });
+        self.put(&buffer.bytes()[start..end], pool);
     }
 
     /// Adds a small piece by copying it behind what is already there.
@@ -218,7 +252,8 @@ impl Output {
         self.segments.push_back(Segment::Slices(Box::new(walking)));
     }
 
-    /// What to write next, at most one turn's bytes; `None` when nothing is owed.
+    /// What to write next, at most one turn's bytes; `None` when nothing is owed. Until [`written`](Output::written) or
+    /// [`clear`](Output::clear) nothing may be added.
     pub fn next(&mut self, pool: &Pool) -> Option<Transfer> {
         if self.segments.is_empty() {
             self.seal_open(pool);
@@ -234,7 +269,7 @@ impl Output {
     }
 
     /// The kernel has taken `count` bytes of what [`next`](Output::next) gave.
-    pub fn written(&mut self, count: usize) {
+    pub fn written(&mut self, count: usize, pool: &Pool) {
         self.owed_bytes -= count as u64;
         let done = match self.segments.front_mut().expect("only what was given can be written") {
             Segment::Bytes { start, end, .. } => {
@@ -247,8 +282,8 @@ impl Output {
                 walking.walk.bytes_left() == 0
             }
         };
-        if done {
-            self.segments.pop_front();
+        if done && let Some(Segment::Bytes { buffer, .. }) = self.segments.pop_front() {
+            pool.recycle(buffer);
         }
     }
 
@@ -267,6 +302,12 @@ impl Output {
         })
     }
 
+    fn push_segment(&mut self, buffer: &Rc<Buffer>, start: usize, end: usize, pool: &Pool) {
+        self.account(end - start);
+        self.seal_open(pool);
+        self.segments.push_back(Segment::Bytes { buffer: Rc::clone(buffer), start: start as u32, end: end as u32 });
+    }
+
     fn account(&mut self, bytes: usize) {
         self.owed_bytes += bytes as u64;
         self.turn_bytes += bytes;
@@ -277,18 +318,20 @@ impl Output {
         if self.open.capacity() - self.open.len() < bytes {
             self.seal_open(pool);
             self.open = pool.take(bytes.max(COALESCED_BYTES_MAX));
-            self.absorb_last(bytes);
+            self.absorb_last(bytes, pool);
         }
         &mut self.open
     }
 
     /// Copies a small last segment in front of the piece that opens the vector: two small writes become one.
-    fn absorb_last(&mut self, bytes: usize) {
+    fn absorb_last(&mut self, bytes: usize, pool: &Pool) {
         if let Some(Segment::Bytes { buffer, start, end }) = self.segments.back() {
             let last = &buffer.bytes()[*start as usize..*end as usize];
             if last.len() <= COALESCED_BYTES_MAX && self.open.capacity() >= last.len() + bytes {
                 self.open.extend_from_slice(last);
-                self.segments.pop_back();
+                if let Some(Segment::Bytes { buffer, .. }) = self.segments.pop_back() {
+                    pool.recycle(buffer);
+                }
             }
         }
     }
@@ -304,5 +347,169 @@ impl Output {
         }
         let end = bytes.len() as u32;
         self.segments.push_back(Segment::Bytes { buffer: pool.seal(bytes), start: 0, end });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An output beside the bytes that it should send.
+    #[derive(Default)]
+    struct Checked {
+        output: Output,
+        pool: Pool,
+        expected: Vec<u8>,
+    }
+
+    impl Checked {
+        fn put(&mut self, byte: u8, bytes: usize) {
+            let piece = vec![byte; bytes];
+            self.output.put(&piece, &self.pool);
+            self.expected.extend_from_slice(&piece);
+        }
+
+        fn share(&mut self, buffer: &Rc<Buffer>, start: usize, end: usize) {
+            self.output.push_shared(buffer, start, end, &self.pool);
+            self.expected.extend_from_slice(&buffer.bytes()[start..end]);
+        }
+
+        fn buffer(&self, byte: u8, bytes: usize) -> Rc<Buffer> {
+            let mut made = self.pool.take(bytes);
+            made.resize(bytes, byte);
+            self.pool.seal(made)
+        }
+
+        /// Takes everything in writes of at most `bytes_max`; how many transfers began.
+        fn take_all(&mut self, bytes_max: usize) -> usize {
+            let (mut sent, mut transfers) = (Vec::new(), 0);
+            let mut left_of_transfer = 0;
+            while let Some(Transfer::Bytes { buffer, start, end }) = self.output.next(&self.pool) {
+                assert_eq!(self.output.owed_bytes() as usize, self.expected.len() - sent.len());
+                assert!(!self.output.is_empty());
+                if left_of_transfer == 0 {
+                    transfers += 1;
+                    left_of_transfer = end - start;
+                }
+                let count = bytes_max.min(end - start);
+                sent.extend_from_slice(&buffer.bytes()[start..start + count]);
+                left_of_transfer -= count;
+                drop(buffer);
+                self.output.written(count, &self.pool);
+            }
+            assert!(sent == std::mem::take(&mut self.expected), "the bytes are those that were added, in order");
+            assert!(self.output.is_empty());
+            transfers
+        }
+    }
+
+    #[test]
+    fn neighbours_are_one_write_where_copying_is_cheaper() {
+        let large = COALESCED_BYTES_MAX + 1;
+        let cases: [(&str, &[(u8, usize)], usize); 8] = [
+            // Shared pieces are in lower case, put ones in upper case.
+            ("one", &[(b'a', 10)], 1),
+            ("alternating", &[(b'a', 10), (b'b', 20), (b'a', 10), (b'b', 20)], 1),
+            ("shared and put", &[(b'a', 10), (b'P', 20), (b'a', 10)], 1),
+            ("small behind large", &[(b'a', large), (b'b', 20), (b'a', 10)], 2),
+            ("large behind small", &[(b'b', 20), (b'c', 10), (b'a', large)], 2),
+            ("two large", &[(b'a', large), (b'b', large)], 2),
+            ("put beside large", &[(b'P', 10), (b'a', large), (b'P', 10)], 3),
+            ("many put", &[(b'P', 30_000), (b'P', 30_000), (b'P', 30_000)], 2),
+        ];
+        for (name, pieces, transfers) in cases {
+            for bytes_max in [usize::MAX, 7, 1_000] {
+                let mut checked = Checked::default();
+                let buffers: Vec<_> = pieces.iter().map(|(byte, bytes)| checked.buffer(*byte, *bytes)).collect();
+                for ((byte, bytes), buffer) in pieces.iter().zip(&buffers) {
+                    if byte.is_ascii_uppercase() {
+                        checked.put(*byte, *bytes);
+                    } else {
+                        checked.share(buffer, 0, *bytes);
+                    }
+                }
+                let found = checked.take_all(bytes_max);
+                assert!(found == transfers || bytes_max < usize::MAX, "{name}: {found} writes");
+                drop(buffers);
+                assert_eq!(checked.pool.live_bytes(), 0, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_follows_in_the_same_buffer_is_the_same_slice() {
+        let mut checked = Checked::default();
+        let run = checked.buffer(b'r', 200_000);
+        checked.share(&run, 0, 50_000);
+        checked.share(&run, 50_000, 50_010);
+        checked.share(&run, 50_010, 150_000);
+        assert_eq!(checked.take_all(usize::MAX), 1);
+        checked.share(&run, 0, 50_000);
+        checked.share(&run, 0, 50_000);
+        assert_eq!(checked.take_all(usize::MAX), 2, "the end of one run and the beginning of the same");
+    }
+
+    #[test]
+    fn a_transfer_is_at_most_one_turn() {
+        let mut checked = Checked::default();
+        let large = checked.buffer(b'l', 3 * OUTPUT_BYTES_PER_TURN);
+        checked.share(&large, 0, 3 * OUTPUT_BYTES_PER_TURN);
+        assert_eq!(checked.take_all(usize::MAX), 3);
+    }
+
+    #[test]
+    fn a_turn_counts_what_is_added() {
+        let mut checked = Checked::default();
+        let large = checked.buffer(b'l', OUTPUT_BYTES_PER_TURN);
+        assert_eq!(checked.output.turn_left_bytes(), OUTPUT_BYTES_PER_TURN);
+        checked.put(b'P', 100);
+        assert_eq!(checked.output.turn_left_bytes(), OUTPUT_BYTES_PER_TURN - 100);
+        checked.share(&large, 0, OUTPUT_BYTES_PER_TURN);
+        assert_eq!(checked.output.turn_left_bytes(), 0, "one answer may pass it");
+        checked.output.begin_turn();
+        assert_eq!(checked.output.turn_left_bytes(), OUTPUT_BYTES_PER_TURN);
+        assert_eq!(checked.take_all(usize::MAX), 2);
+    }
+
+    #[test]
+    fn buffers_are_used_again() {
+        let pool = Pool::new();
+        for class in CLASSES {
+            let mut bytes = pool.take(class);
+            assert_eq!(bytes.capacity(), class);
+            bytes.push(1);
+            let (place, buffer) = (bytes.as_ptr(), pool.seal(bytes));
+            assert_eq!((pool.live_bytes(), buffer.capacity()), (class, class));
+            let second_owner = Rc::clone(&buffer);
+            pool.recycle(buffer);
+            assert_eq!(pool.live_bytes(), class, "one owner is left");
+            pool.recycle(second_owner);
+            assert_eq!(pool.live_bytes(), 0);
+            let again = pool.take(class);
+            assert_eq!((again.as_ptr(), again.len()), (place, 0), "the same bytes, emptied");
+        }
+        let larger = pool.take(CLASSES[2] + 1);
+        drop(pool.seal(larger));
+        assert_eq!(pool.live_bytes(), 0, "what is of no class is freed");
+        for _ in 0..2 {
+            let taken: Vec<_> = (0..2 * POOL_FREE_BUFFERS_MAX).map(|_| pool.seal(pool.take(1))).collect();
+            taken.into_iter().for_each(|buffer| pool.recycle(buffer));
+            assert!(pool.state.free[0].borrow().len() <= POOL_FREE_BUFFERS_MAX, "more are freed");
+            assert!(pool.state.shells.borrow().len() <= POOL_FREE_BUFFERS_MAX);
+        }
+    }
+
+    #[test]
+    fn what_is_cut_gives_everything_back() {
+        let mut checked = Checked::default();
+        checked.put(b'P', 10);
+        let in_flight = checked.output.next(&checked.pool);
+        assert!(matches!(in_flight, Some(Transfer::Bytes { start: 0, end: 10, .. })));
+        checked.put(b'P', 10);
+        checked.output.clear(&checked.pool);
+        assert!(checked.output.is_empty());
+        assert!(checked.pool.live_bytes() > 0, "the kernel may still read");
+        drop(in_flight);
+        assert_eq!(checked.pool.live_bytes(), 0);
     }
 }

@@ -1,28 +1,32 @@
 //! Connections come in: by this shard's own listener, or from the acceptor that hands each to the emptiest shard.
 
+use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
-use crate::limits::{ACCEPTS_PER_ROUND, EXHAUSTED_WAIT_MS};
+use crate::limits::{ACCEPTS_PER_ROUND, EXHAUSTED_WAIT_MS, ROOM_CANDIDATES};
 use crate::shard::connection::serve;
+use crate::shard::deadlines::PeerKey;
 use crate::shard::io::{self, Listener};
 use crate::shard::{Peer, Shard};
 use crate::sys::Direction;
 
-/// Takes connections until the process drains. What is queued on the listener then is still taken, since closing it
-/// would reset them.
+/// Takes connections until the process drains, then what is still queued, since closing the listener would reset it.
 pub async fn run(shard: Rc<Shard>, listener: Listener) {
-    while !shard.draining.get() {
-        // A listener's poll fails only for what is worth waiting out (memory), and for nothing else that accept would
-        // not report too.
-        let _ = listener.ready().await;
+    loop {
+        // A listener's poll fails only for what is worth waiting out (memory), and for nothing that accept would not
+        // report too.
+        io::first(listener.ready(), shard.begins_draining()).await;
         if !take_queued(&shard, &listener) {
             // Out of descriptors: the queue stays readable, so without this wait the shard would spin.
             io::sleep(Duration::from_millis(EXHAUSTED_WAIT_MS)).await;
         }
+        if shard.draining.get() && listener.is_empty() {
+            return;
+        }
     }
-    while !listener.is_empty() && take_queued(&shard, &listener) {}
 }
 
 /// Takes what is queued, at most a round's worth; false when the process or the system has run out of something.
@@ -59,20 +63,62 @@ pub fn adopt(shard: &Rc<Shard>, socket: OwnedFd) {
 }
 
 impl Shard {
+    /// Returns when the process begins to go.
+    async fn begins_draining(&self) {
+        poll_fn(|context| {
+            if self.draining.get() {
+                return Poll::Ready(());
+            }
+            let mut accepting = self.accepting.borrow_mut();
+            accepting.retain(|waker| !waker.will_wake(context.waker()));
+            accepting.push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Closes the connection that has been idle longest; false when none is.
     fn make_room(&self) -> bool {
-        let longest_idle: Option<Rc<Peer>> = {
-            let peers = self.peers.borrow();
-            let idle = peers.iter().filter_map(|(_, peer)| {
-                let since_ms = peer.machine.borrow().idle_since_ms()?;
-                Some((since_ms, peer))
-            });
-            idle.min_by_key(|(since_ms, _)| *since_ms).map(|(_, peer)| Rc::clone(peer))
-        };
-        let Some(peer) = longest_idle else { return false };
+        let Some(peer) = self.longest_idle() else { return false };
         self.counters.cut.add(1);
         self.decide(|site| peer.machine.borrow_mut().abandon(site));
         peer.shutdown(Direction::Both);
         true
     }
+
+    /// Who has been idle longest. A search looks at everybody, so one serves all newcomers of its tick: a flood costs the
+    /// shard twenty searches a second, and more newcomers than that find nobody who makes room.
+    fn longest_idle(&self) -> Option<Rc<Peer>> {
+        let mut room = self.room.borrow_mut();
+        let now_ms = self.site.borrow().now.tick_ms;
+        if room.searched_ms != Some(now_ms) {
+            room.searched_ms = Some(now_ms);
+            room.longest_idle = self.search_idle();
+        }
+        let is_idle = |peer: &Rc<Peer>| peer.machine.borrow().idle_since_ms().is_some();
+        while let Some(key) = room.longest_idle.pop() {
+            if let Some(peer) = self.peer(key).filter(is_idle) {
+                return Some(peer);
+            }
+        }
+        None
+    }
+
+    fn search_idle(&self) -> Vec<PeerKey> {
+        let peers = self.peers.borrow();
+        let since = |peer: &Rc<Peer>| Some((peer.machine.borrow().idle_since_ms()?, peer.key));
+        let mut idle: Vec<_> = peers.iter().filter_map(|(_, peer)| since(peer)).collect();
+        idle.sort_unstable_by_key(|(since_ms, _)| *since_ms);
+        idle.truncate(ROOM_CANDIDATES);
+        idle.into_iter().rev().map(|(_, key)| key).collect()
+    }
+}
+
+/// Who makes room for newcomers at the connection bound.
+#[derive(Default)]
+pub struct Room {
+    /// Candidates, the longest idle last; looked at again before they are taken.
+    longest_idle: Vec<PeerKey>,
+    /// Tick of the last search.
+    searched_ms: Option<u64>,
 }

@@ -9,11 +9,13 @@
 //!    [`Canceller`] (the bytes come back) or by `shutdown(2)` on the socket.
 //! 3. A task that wakes itself stops all I/O of its thread: the only ways to wait are the operations of this file.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use monoio::buf::{IoBuf, IoVecBuf};
@@ -115,6 +117,16 @@ pub async fn sleep(duration: Duration) {
     monoio::time::sleep(duration).await;
 }
 
+/// Waits for either of two futures and drops the other, which must have nothing to lose (so never a read).
+pub async fn first(one: impl Future, other: impl Future) {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    poll_fn(|context| match one.as_mut().poll(context) {
+        Poll::Ready(_) => Poll::Ready(()),
+        Poll::Pending => other.as_mut().poll(context).map(drop),
+    })
+    .await;
+}
+
 /// A listening socket of this shard.
 pub struct Listener {
     inner: monoio::net::TcpListener,
@@ -198,8 +210,8 @@ impl Stream {
     ///
     /// # Errors
     /// As `poll(2)`.
-    pub async fn readable(&self) -> io::Result<()> {
-        self.inner.readable(false).await
+    pub fn readable(&self) -> impl Future<Output = io::Result<()>> + '_ {
+        self.inner.readable(false)
     }
 
     /// Reads what is there into `buffer` without waiting; `None` when nothing is.
@@ -215,16 +227,26 @@ impl Stream {
     ///
     /// # Errors
     /// As `recv(2)`, and ECANCELED.
-    pub async fn read(&mut self, buffer: Vec<u8>, cancel: CancelHandle) -> (io::Result<usize>, Vec<u8>) {
-        self.inner.cancelable_read(buffer, cancel).await
+    pub fn read(
+        &mut self,
+        buffer: Vec<u8>,
+        cancel: CancelHandle,
+    ) -> impl Future<Output = (io::Result<usize>, Vec<u8>)> + '_ {
+        // Not an async fn, here and below: that would hold every argument twice for as long as it waits.
+        self.inner.cancelable_read(buffer, cancel)
     }
 
     /// Writes a part of `buffer`; answers how many bytes the kernel took. The buffer stays alive until it has them.
     ///
     /// # Errors
     /// As `send(2)`.
-    pub async fn write(&mut self, buffer: Rc<Buffer>, start: usize, end: usize) -> io::Result<usize> {
-        self.inner.write(buffer.slice(start..end)).await.0
+    pub fn write(
+        &mut self,
+        buffer: Rc<Buffer>,
+        start: usize,
+        end: usize,
+    ) -> impl Future<Output = (io::Result<usize>, impl IoBuf)> + '_ {
+        self.inner.write(buffer.slice(start..end))
     }
 
     /// Writes the pieces of one owned value; answers how many bytes the kernel took.

@@ -103,6 +103,9 @@ pub struct Shard {
     /// Snapshots that are no longer current but were still being sent when they were replaced.
     superseded: RefCell<Vec<Weak<Held>>>,
     accept_errors: RefCell<Repeated>,
+    /// Who waits for connections, to be told that the process is going.
+    accepting: RefCell<Vec<Waker>>,
+    room: RefCell<accept::Room>,
 }
 
 /// Connections that read into small buffers of their own.
@@ -174,6 +177,8 @@ async fn serve(start: ShardStart) -> std::io::Result<()> {
         draining: Cell::new(false),
         superseded: RefCell::default(),
         accept_errors: RefCell::default(),
+        accepting: RefCell::default(),
+        room: RefCell::default(),
     });
     for listener in listeners {
         io::spawn(accept::run(Rc::clone(&shard), listener));
@@ -289,6 +294,7 @@ impl Shard {
     fn drain(&self) {
         self.draining.set(true);
         self.decide(|site| site.draining = true);
+        self.accepting.borrow_mut().drain(..).for_each(Waker::wake);
         for (_, peer) in self.peers.borrow().iter() {
             if peer.machine.borrow().idle_since_ms().is_some() {
                 peer.shutdown(Direction::Read);

@@ -148,20 +148,22 @@ mod tests {
 
     #[test]
     fn chunks_are_joined_with_small_neighbours() {
-        // Chunks end behind the pages 144, 272 and 400. Each row deletes runs of pages, one refresh after the other.
-        type Row<'a> = (&'a str, &'a [Range<usize>], &'a [usize]);
+        // Chunks end behind the pages 144, 272 and 400. Each row deletes runs of pages (from, to), one
+        // refresh after the other.
+        type Row<'a> = (&'a str, &'a [(usize, usize)], &'a [usize]);
         let table: [Row<'_>; 8] = [
             ("as loaded", &[], &[144, 128, 128]),
-            ("small beside large", &[10..144], &[10, 128, 128]),
-            ("two made small at once", &[10..252], &[30, 128]),
-            ("the second made small later", &[10..144, 164..272], &[30, 128]),
-            ("the first made small later", &[154..272, 20..144], &[30, 128]),
-            ("the last made small later", &[154..272, 290..400], &[144, 28]),
-            ("a chunk gone", &[144..272], &[144, 128]),
-            ("everything gone", &[0..200, 200..400], &[]),
+            ("small beside large", &[(10, 144)], &[10, 128, 128]),
+            ("two made small at once", &[(10, 252)], &[30, 128]),
+            ("the second made small later", &[(10, 144), (164, 272)], &[30, 128]),
+            ("the first made small later", &[(154, 272), (20, 144)], &[30, 128]),
+            ("the last made small later", &[(154, 272), (290, 400)], &[144, 28]),
+            ("a chunk gone", &[(144, 272)], &[144, 128]),
+            ("everything gone", &[(0, 200), (200, 400)], &[]),
         ];
         for (name, deleted, expected) in table {
-            let snapshot = deleted.iter().fold(snapshot(), |snapshot, pages| without_pages(&snapshot, pages.clone()));
+            let snapshot =
+                deleted.iter().fold(snapshot(), |snapshot, &(start, end)| without_pages(&snapshot, start..end));
             let lengths: Vec<usize> = snapshot.chunks.slots().iter().map(|slot| slot.node.len()).collect();
             assert_eq!(lengths, expected, "{name}");
             check_shape(&snapshot);

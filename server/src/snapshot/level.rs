@@ -80,8 +80,8 @@ impl<T> Level<T> {
         index.checked_sub(1).map_or(Totals::default(), |previous| self.slots[previous].end)
     }
 
-    /// The index of each node with the changes that belong into it: ids from its oldest on, and behind the last node all that is
-    /// left. `changes` are newest first.
+    /// The index of each node with the changes that belong into it: ids from its oldest on, and behind the last node
+    /// all that is left. `changes` are newest first.
     pub fn route<'a>(
         &'a self,
         mut changes: &'a [ItemChange<'a>],

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A snapshot never changes. A refresh (`refresh`) makes the next one: the pages that changes touch are made anew
-//! (`assembly`), all others are shared, so it costs the same at ten thousand items and at a million. A read takes a
-//! slice (`slice`): a place, a count, a length and a hash, without an allocation.
+//! (`assembly`), all others are shared, so it costs much the same at ten thousand items and at a million. A read takes
+//! a slice (`slice`): a place, a count, a length and a hash, without an allocation.
 
 mod assembly;
 mod etag;

@@ -116,7 +116,7 @@ impl Run {
     fn new(count: usize) -> Self {
         let items: Items = (0..count)
             .map(|index| {
-                let id = ItemId::from_u128(10 * (index as u128 + 1));
+                let id = ItemId::from_bytes((10 * (index as u128 + 1)).to_be_bytes());
                 (Reverse(id), json(id, 0, 20 + index % 50))
             })
             .collect();
@@ -138,14 +138,14 @@ impl Run {
         match step {
             Step::Head { count, bytes } => {
                 for _ in 0..*count {
-                    let id = ItemId::from_u128(self.next_id);
+                    let id = ItemId::from_bytes(self.next_id.to_be_bytes());
                     self.next_id += 10;
                     changes.push((id, Some(json(id, self.revision, *bytes))));
                 }
             }
             Step::Anywhere(list) => {
                 for (index, (slot, bytes)) in list.iter().enumerate() {
-                    let id = ItemId::from_u128(u128::from(*slot) * 5 + 1);
+                    let id = ItemId::from_bytes((u128::from(*slot) * 5 + 1).to_be_bytes());
                     let revision = self.revision * 1_000 + index as u64;
                     changes.push((id, bytes.map(|bytes| json(id, revision, bytes))));
                 }
@@ -234,7 +234,9 @@ impl Run {
 
         let mut ids: Vec<ItemId> = self.items.keys().step_by(self.items.len() / 7 + 1).map(|id| id.0).collect();
         ids.extend(self.items.last_key_value().map(|(id, _)| id.0));
-        ids.extend([0, 1, 6, 7, 555, 4_444, self.next_id, u128::MAX].map(ItemId::from_u128));
+        ids.extend(
+            [0, 1, 6, 7, 555, 4_444, self.next_id, u128::MAX].map(|id: u128| ItemId::from_bytes(id.to_be_bytes())),
+        );
         for id in ids {
             for limit in [1, 10, 100, u32::MAX] {
                 let behind = self.items.range(Reverse(id)..).filter(|(other, _)| other.0 < id).map(|(_, json)| json);

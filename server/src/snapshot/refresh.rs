@@ -1,5 +1,7 @@
 //! From one snapshot to the next.
 
+use std::cmp::Reverse;
+
 use todo_proto::id::ItemId;
 
 use super::assembly::Assembly;
@@ -14,8 +16,7 @@ impl Snapshot {
     /// `version` must be greater than that of every snapshot before it, `positions` as many as here and none lower.
     pub fn refresh(&self, changes: &[ItemChange<'_>], positions: Box<[u64]>, version: u64) -> Snapshot {
         assert!(version > self.version, "version {version} after {}", self.version);
-        assert_eq!(positions.len(), self.positions.len(), "the number of partitions belongs to the store");
-        assert!(positions.iter().zip(&self.positions).all(|(new, old)| new >= old), "a position went back");
+        assert!(are_reached(&self.positions, &positions), "a position went back");
 
         let changes = self.effective(changes);
         let key = self.key();
@@ -81,9 +82,11 @@ impl Snapshot {
     }
 
     /// This snapshot, loaded from the store, in the place of the one that is served: under a version greater than
-    /// both, and counting all of that one's pages as replaced.
+    /// both, and counting all of that one's pages as replaced. Of the same store it must have caught up with it.
     pub fn replacing(self, served: &Snapshot, version: u64) -> Snapshot {
         assert!(version > self.version && version > served.version, "version {version}");
+        let is_same_store = self.store_id == served.store_id;
+        assert!(!is_same_store || are_reached(&served.positions, &self.positions), "a position went back");
         Snapshot { version, replaced_bytes: served.replaced_bytes + served.bytes(), ..self }
     }
 
@@ -91,7 +94,8 @@ impl Snapshot {
     fn effective<'a>(&self, changes: &[ItemChange<'a>]) -> Vec<ItemChange<'a>> {
         let mut effective: Vec<ItemChange<'a>> =
             changes.iter().rev().filter(|change| change.id >= self.floor).copied().collect();
-        effective.sort_by_key(|change| std::cmp::Reverse(change.id)); // stable: the last one given is the first of its id
+        // Stable, so of one id's changes the last one given comes first and stays.
+        effective.sort_by_key(|change| Reverse(change.id));
         effective.dedup_by_key(|change| change.id);
         effective.retain(|change| self.json(change.id) != change.json);
         effective
@@ -123,6 +127,11 @@ impl Snapshot {
         let page = &chunk.slots()[page_index].node;
         before_chunk.items + before_page.items + page.items_within(chunk_bytes_max - before_page.bytes) as u64
     }
+}
+
+/// No partition stands lower in `new` than in `old`.
+fn are_reached(old: &[u64], new: &[u64]) -> bool {
+    old.len() == new.len() && old.iter().zip(new).all(|(old, new)| new >= old)
 }
 
 #[cfg(test)]
@@ -225,6 +234,28 @@ mod tests {
             let positions = positions.into();
             let refused = std::panic::catch_unwind(|| window().refresh(&[], positions, version));
             assert!(refused.is_err(), "version {version}");
+        }
+    }
+
+    #[test]
+    fn a_loaded_snapshot_must_have_caught_up_with_the_served_one() {
+        let load = |store_id, positions: &[u64]| Builder::new([store_id; 16], 1).finish(positions.into(), ItemId::ZERO);
+        let table: [(&str, Snapshot, u64, bool); 6] = [
+            ("equal", load(1, &[5, 7]), 5, true),
+            ("ahead", load(1, &[5, 9]), 5, true),
+            ("behind", load(1, &[4, 9]), 5, false),
+            ("other partitions", load(1, &[9]), 5, false),
+            ("under an old version", load(1, &[5, 7]), 4, false),
+            ("another store", load(2, &[0]), 5, true),
+        ];
+        for (name, loaded, version, is_taken) in table {
+            let served = window();
+            let expected_bytes = served.bytes();
+            let taken = std::panic::catch_unwind(|| loaded.replacing(&served, version));
+            assert_eq!(taken.is_ok(), is_taken, "{name}");
+            if let Ok(taken) = taken {
+                assert_eq!((taken.version(), taken.replaced_bytes()), (version, expected_bytes), "{name}");
+            }
         }
     }
 }

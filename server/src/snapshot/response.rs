@@ -248,15 +248,19 @@ fn copies_max(response_bytes: usize) -> usize {
 
 fn build(query: Query, slice: Slice, wanted: usize, current: &Current<'_>) -> Entry {
     let response_bytes_max = REPLY_HEAD_BYTES_MAX + slice.body_bytes() as usize;
-    let mut copies = wanted.next_power_of_two();
-    let mut bytes =
-        current.pool.take(response_bytes_max.max(copies.min(copies_max(response_bytes_max)) * response_bytes_max));
+    let is_repeated = slice.body_bytes() as usize <= RUN_RESPONSE_BYTES_MAX;
+    let copies_wanted = if is_repeated { wanted.next_power_of_two() } else { 1 };
+    // The run ends within a turn's bytes, so this is enough even where one head is shorter than thought.
+    let run_bytes_max = (copies_wanted * response_bytes_max).min(OUTPUT_BYTES_PER_TURN);
+    let mut bytes = current.pool.take(run_bytes_max.max(response_bytes_max));
     write_response(&mut bytes, &slice, matches!(query, Query::List { .. }), current);
     let response_bytes = bytes.len();
-    copies = copies.min(copies_max(response_bytes));
+    let copies = copies_wanted.min(copies_max(response_bytes));
+    let capacity = bytes.capacity();
     for _ in 1..copies {
         bytes.extend_from_within(..response_bytes);
     }
+    debug_assert_eq!(bytes.capacity(), capacity, "a buffer that has grown is of no class, and does not return");
     Entry {
         query,
         version: current.snapshot.version(),
@@ -280,4 +284,184 @@ fn write_response(out: &mut Vec<u8>, slice: &Slice, is_list: bool, current: &Cur
     };
     write_head(out, 200, Form::PLAIN, current.date, &fields);
     current.snapshot.copy_into(slice, out);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::snapshot::{Builder, ItemChange};
+
+    const SECOND: u64 = 784_111_777;
+
+    /// Everything that a ready-made response depends on, and the table.
+    struct Table {
+        responses: Responses,
+        snapshot: Arc<Snapshot>,
+        second: u64,
+        pool: Pool,
+    }
+
+    impl Table {
+        /// Over items of these lengths, the newest first.
+        fn new(lengths: &[usize]) -> Table {
+            let mut builder = Builder::new([3; 16], 1);
+            for (index, length) in lengths.iter().enumerate() {
+                builder.push(id(index as u64), &vec![b'j'; *length]);
+            }
+            let snapshot = Arc::new(builder.finish([1].into(), ItemId::ZERO));
+            Table { responses: Responses::default(), snapshot, second: SECOND, pool: Pool::new() }
+        }
+
+        fn ready(&mut self, query: Query, hint: &mut u16, wanted: usize) -> Option<Ready> {
+            let date = HttpDate::at(self.second);
+            let current = Current { snapshot: &self.snapshot, second: self.second, date: &date, pool: &self.pool };
+            let ready = self.responses.ready(query, hint, wanted, &current)?;
+            let expected = expected(query, &current);
+            assert_eq!(ready.response_bytes, expected.len());
+            assert!(ready.buffer.bytes() == expected.repeat(ready.copies), "{query:?} {wanted}");
+            let kept: usize = self.responses.entries.iter().map(|entry| entry.buffer.capacity()).sum();
+            assert_eq!(self.responses.bytes(), kept);
+            assert!(kept <= READY_BYTES_MAX && self.responses.entries.len() <= READY_RESPONSES_MAX);
+            Some(ready)
+        }
+
+        fn change(&mut self, index: u64, json: &[u8]) {
+            let version = self.snapshot.version() + 1;
+            let change = ItemChange { id: id(index), json: Some(json) };
+            self.snapshot = Arc::new(self.snapshot.refresh(&[change], [version].into(), version));
+        }
+    }
+
+    /// The head as the issue writes it, put together by hand, and the body.
+    fn expected(query: Query, current: &Current<'_>) -> Vec<u8> {
+        let Found::Whole(slice) = find(current.snapshot, query) else { panic!("{query:?} has no whole answer") };
+        let mut body = Vec::new();
+        current.snapshot.copy_into(&slice, &mut body);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let vary =
+            if body.len() >= 8192 && matches!(query, Query::List { .. }) { "Vary: Accept-Encoding\r\n" } else { "" };
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nDate: {}\r\nETag: {}\r\n{vary}\r\n",
+            body.len(),
+            text(current.date.bytes()),
+            text(slice.etag().as_bytes()),
+        );
+        [head.into_bytes(), body].concat()
+    }
+
+    fn id(index: u64) -> ItemId {
+        ItemId::from_parts(1_000_000 - index, u128::from(index))
+    }
+
+    fn list(limit: u32) -> Query {
+        Query::List { limit, after: None }
+    }
+
+    #[test]
+    fn kept_is_what_is_asked_for_twice_within_a_second() {
+        let mut table = Table::new(&[10; 5]);
+        assert!(table.ready(list(3), &mut 0, 1).is_none(), "once");
+        assert!(table.ready(list(3), &mut 0, 1).is_some(), "twice");
+        assert!(table.ready(list(4), &mut 0, 2).is_some(), "twice at once");
+        assert!(table.ready(list(2), &mut 0, 1).is_none());
+        table.second += 1;
+        assert!(table.ready(list(2), &mut 0, 1).is_none(), "the second has turned in between");
+        assert!(table.ready(Query::Item(id(1)), &mut 0, 2).is_some());
+        assert!(table.ready(Query::Item(id(9)), &mut 0, 2).is_none(), "there is no such item");
+    }
+
+    #[test]
+    fn a_response_is_remade_only_when_it_would_say_something_else() {
+        let mut table = Table::new(&[10; 5]);
+        let (mut hint, mut other) = (0, 0);
+        let first = table.ready(list(2), &mut hint, 2).expect("asked for twice");
+        table.ready(list(5), &mut other, 2).expect("asked for twice");
+        table.change(4, b"elsewhere");
+        let same = table.ready(list(2), &mut hint, 2).expect("kept");
+        assert!(Rc::ptr_eq(&first.buffer, &same.buffer), "a change elsewhere costs nothing");
+        assert!(!Rc::ptr_eq(&first.buffer, &table.ready(list(5), &mut other, 2).expect("kept").buffer));
+        table.change(0, b"here");
+        let changed = table.ready(list(2), &mut hint, 2).expect("kept");
+        assert!(!Rc::ptr_eq(&same.buffer, &changed.buffer));
+        table.second += 1;
+        let later = table.ready(list(2), &mut hint, 2).expect("kept");
+        assert!(!Rc::ptr_eq(&changed.buffer, &later.buffer), "the Date is another");
+        assert!(Rc::ptr_eq(&later.buffer, &table.ready(list(2), &mut 77, 2).expect("kept").buffer), "a wrong hint");
+    }
+
+    #[test]
+    fn a_run_has_as_many_copies_as_are_wanted_and_fit_a_turn() {
+        // Item bytes, wanted at once, copies.
+        let cases = [
+            (10, 2, 2),
+            (10, 16, 16),
+            (10, 80, 128),
+            (2_000, 80, 122),
+            (7_000, 4_096, 36),
+            (7_900, 2, 2),
+            (8_190, 80, 1),
+            (9_000, 80, 1),
+            (900_000, 80, 1),
+        ];
+        for (item_bytes, wanted, copies) in cases {
+            let mut table = Table::new(&[item_bytes]);
+            let mut hint = 0;
+            let ready = table.ready(list(1), &mut hint, wanted).expect("asked for twice");
+            assert_eq!(ready.copies, copies, "{wanted} of {item_bytes} bytes");
+            assert!(ready.copies == 1 || ready.buffer.bytes().len() <= OUTPUT_BYTES_PER_TURN);
+            let again = table.ready(list(1), &mut hint, 1).expect("kept");
+            assert!(Rc::ptr_eq(&ready.buffer, &again.buffer), "fewer are wanted, and it is left as it is");
+        }
+        let mut table = Table::new(&[10]);
+        let mut hint = 0;
+        table.ready(list(1), &mut hint, 2);
+        assert_eq!(table.ready(list(1), &mut hint, 64).expect("kept").copies, 64, "more are wanted");
+        table.second += 1;
+        assert_eq!(table.ready(list(1), &mut hint, 1).expect("kept").copies, 1, "one is wanted a second later");
+    }
+
+    #[test]
+    fn what_is_too_large_is_not_kept() {
+        let largest = COPIED_BODY_BYTES_MAX - REPLY_HEAD_BYTES_MAX;
+        for (item_bytes, is_kept) in [(largest - 2, true), (largest - 1, false)] {
+            let mut table = Table::new(&[item_bytes]);
+            assert_eq!(table.ready(list(1), &mut 0, 2).is_some(), is_kept, "{item_bytes} bytes");
+        }
+        // Something that was kept grows.
+        let mut table = Table::new(&[10, 20, 30]);
+        let (mut first, mut last) = (0, 0);
+        table.ready(list(1), &mut first, 2).expect("asked for twice");
+        table.ready(Query::Item(id(2)), &mut last, 2).expect("asked for twice");
+        table.change(0, &vec![b'j'; largest]);
+        assert!(table.ready(list(1), &mut first, 2).is_none());
+        assert!(table.ready(Query::Item(id(2)), &mut last, 1).is_some(), "the other is still found");
+        assert_eq!(table.responses.entries.len(), 1);
+    }
+
+    #[test]
+    fn bounds_hold_however_much_is_asked_for() {
+        // Half a megabyte each: at sixteen the bytes are full.
+        let mut table = Table::new(&[500_000; 24]);
+        for round in 0..2 {
+            for index in 0..24 {
+                assert!(table.ready(Query::Item(id(index)), &mut 0, 2).is_some(), "{index} in round {round}");
+            }
+        }
+        let mut table = Table::new(&[10; READY_RESPONSES_MAX + 10]);
+        for limit in 1..=READY_RESPONSES_MAX as u32 + 10 {
+            // One after the other and few copies, or the bytes are full before the table is.
+            table.ready(list(limit), &mut 0, 2);
+        }
+        assert!(!table.responses.entries.is_empty());
+        for limit in 1..=2 * WANTED_QUERIES_MAX as u32 {
+            table.ready(Query::List { limit, after: Some(id(3)) }, &mut 0, 1);
+            assert!(table.responses.wanted.len() <= WANTED_QUERIES_MAX);
+        }
+        let held = table.pool.live_bytes();
+        assert_eq!(held, table.responses.bytes(), "only what is kept is alive");
+        table.responses.clear();
+        assert_eq!((table.responses.bytes(), table.pool.live_bytes()), (0, 0));
+    }
 }

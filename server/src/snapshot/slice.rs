@@ -259,8 +259,8 @@ impl Walk {
         Some((piece, rest))
     }
 
-    /// The walk so many bytes further on, at most at the end: where a short write stopped. It costs a step for each page
-    /// that is passed.
+    /// The walk so many bytes further on, at most at the end: where a short write stopped. It costs a step for each
+    /// page that is passed.
     pub fn skip(&self, snapshot: &Snapshot, bytes: usize) -> Walk {
         let mut walk = *self;
         let mut bytes_left = bytes;

@@ -105,6 +105,11 @@ impl SqliteReader {
         })
     }
 
+    /// Where the store stands.
+    pub fn stand(&mut self) -> Result<Stand, StoreError> {
+        self.in_transaction(|transaction| stand(transaction))
+    }
+
     /// The oldest todo's id.
     pub fn oldest(&mut self) -> Result<Option<ItemId>, StoreError> {
         self.in_transaction(|transaction| {

@@ -1,14 +1,13 @@
 //! The loop over the real store and the channels, as the server runs it.
 
 use todo_proto::change::Changes;
-use todo_proto::command::{Operation, TodoCommand};
+use todo_proto::command::TodoCommand;
 use todo_proto::limits::FOLD_COMMANDS_MAX;
-use todo_proto::todo::TodoFields;
 use todo_worker::apply::Writing;
 use todo_worker::channel::{AppendError, Published, QueueBounds};
 use todo_worker::traits::{NotAppended, Outcome, StoreError, TodoStore};
 
-use crate::support::{Embedded, Home, NOW_MS, acknowledged, command, complete, create, delete, fields, id};
+use crate::support::{Embedded, Home, NOW_MS, acknowledged, complete, create, delete, id, large};
 
 const DISK_FULL: Outcome = Outcome::NotAppended(NotAppended::DiskFull);
 const ENDED: Outcome = Outcome::NotAppended(NotAppended::Ended);
@@ -37,7 +36,9 @@ async fn acknowledged_means_committed_and_visible() {
     assert_eq!((embedded.appender.waiting_count(), embedded.appender.waiting_bytes()), (0, 0));
     let status = embedded.status.borrow().clone();
     assert_eq!((status.writing, status.position, status.batches), (Writing::Open, 4, 1));
-    assert_eq!(status.caught_up_at_ms, NOW_MS);
+
+    // It has come to where the log ended when it looked at the clock.
+    embedded.status.wait_for(|status| status.caught_up_at_ms == NOW_MS).await.unwrap();
 }
 
 #[tokio::test]
@@ -60,6 +61,29 @@ async fn what_arrives_meanwhile_is_one_batch() {
     embedded.append(100, (100..100 + many).map(|number| create(number, "many")).collect());
     assert_eq!(embedded.follow().await.1, acknowledged(100..100 + FOLD_COMMANDS_MAX as u32));
     assert_eq!(embedded.follow().await.1, acknowledged(100 + FOLD_COMMANDS_MAX as u32..100 + many));
+}
+
+/// A small patch of a large todo makes a large row: a batch is bounded by what it reads and writes, not by what it names.
+#[tokio::test]
+async fn patches_of_large_todos_come_in_several_batches() {
+    let home = Home::new();
+    let mut embedded = Embedded::start(home.open(), QueueBounds::default());
+    let count = 250;
+    let batches = async |embedded: &mut Embedded<_>| {
+        let (mut outcomes, mut batches) = (Vec::new(), 0);
+        while outcomes.len() < count as usize {
+            let (changes, settled) = embedded.follow().await;
+            assert!(changes.changes.len() < 110, "{} large rows in one batch", changes.changes.len());
+            outcomes.extend(settled);
+            batches += 1;
+        }
+        assert_eq!(outcomes, acknowledged(0..count));
+        batches
+    };
+    embedded.append(0, (0..count).map(large).collect());
+    assert_eq!(batches(&mut embedded).await, 3);
+    embedded.append(0, (0..count).map(complete).collect());
+    assert_eq!(batches(&mut embedded).await, 3);
 }
 
 #[tokio::test]
@@ -93,10 +117,6 @@ async fn a_full_disk_appends_nothing_and_passes() {
     let mut reader = store.reader().unwrap();
     let cap = store.cap_pages(40).await.unwrap();
     assert_eq!(cap, 40);
-    let large = |number| {
-        let description = "x".repeat(10_000);
-        command(id(number), Operation::Create(TodoFields { description, ..fields("large") }))
-    };
     let mut embedded = Embedded::start(store, QueueBounds::default());
     embedded.append(0, vec![create(0, "fits")]);
     assert_eq!(embedded.follow().await.1, acknowledged([0]));

@@ -3,11 +3,11 @@
 use todo_proto::command::{Operation, Record, TodoCommand};
 use todo_proto::fold::{Batch, DeadLetter, DeadReason, Entry, Folded, Partition, fold};
 use todo_proto::limits::RETRY_WINDOW_MS;
-use todo_worker::limits::{PRODUCER_KEPT_MS, PURGE_ROWS_MAX};
+use todo_worker::limits::{PRODUCER_KEPT_MS, PURGE_ROWS_MAX, READ_ROW_BYTES_MAX};
 use todo_worker::sqlite::SqliteStore;
 use todo_worker::traits::{Named, StoreError, TodoStore};
 
-use crate::support::{HOUR_MS, Home, NOW_MS, TestClock, command, complete, create, delete, fields, id};
+use crate::support::{HOUR_MS, Home, NOW_MS, TestClock, command, complete, create, delete, fields, id, large};
 
 /// A store of one implementation, and what a test must know beside its trait.
 trait Harness {
@@ -70,6 +70,7 @@ mod sqlite {
         what_is_not_committed_is_not_there
         a_partition_that_stands_elsewhere_is_fenced
         a_commit_without_begin_writes_nothing
+        reading_stops_when_rows_are_large
         a_refused_row_takes_the_batch_with_it
         catching_up_never_goes_back
         tombstones_are_purged_when_nothing_can_ask_for_them
@@ -161,6 +162,18 @@ async fn a_commit_without_begin_writes_nothing(harness: impl Harness) {
     store.commit(folded.batch.clone()).await.unwrap();
     assert!(matches!(store.commit(folded.batch).await, Err(StoreError::Unavailable(_))));
     assert_eq!(store.partition(0).await.unwrap().next_offset, 1);
+}
+
+async fn reading_stops_when_rows_are_large(harness: impl Harness) {
+    let mut store = harness.open();
+    let count = 120;
+    for number in 0..count {
+        apply(&mut store, vec![large(number)]).await;
+    }
+    let named = Named { ids: (0..count).map(id).collect(), producers: Vec::new() };
+    let begun = store.begin(0, u64::from(count), named).await.unwrap();
+    assert_eq!(begun.ids_read, READ_ROW_BYTES_MAX / begun.rows[0].bytes() + 1);
+    assert_eq!(begun.rows.len(), begun.ids_read);
 }
 
 async fn a_refused_row_takes_the_batch_with_it(harness: impl Harness) {

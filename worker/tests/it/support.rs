@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use todo_proto::change::Changes;
 use todo_proto::command::{Operation, TodoCommand};
 use todo_proto::id::ItemId;
+use todo_proto::limits::DESCRIPTION_CHARACTERS_MAX;
 use todo_proto::todo::{TodoFields, TodoPatch};
 use todo_worker::apply::{self, Status};
 use todo_worker::channel::{self, Appender, Published, QueueBounds};
@@ -133,6 +134,12 @@ pub fn command(id: ItemId, operation: Operation) -> TodoCommand {
 
 pub fn create(number: u32, title: &str) -> TodoCommand {
     command(id(number), Operation::Create(fields(title)))
+}
+
+/// The largest todo there is: 40,000 bytes of description.
+pub fn large(number: u32) -> TodoCommand {
+    let description = "\u{1f600}".repeat(DESCRIPTION_CHARACTERS_MAX);
+    command(id(number), Operation::Create(TodoFields { description, ..fields("large") }))
 }
 
 pub fn complete(number: u32) -> TodoCommand {

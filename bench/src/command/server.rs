@@ -1,0 +1,63 @@
+//! The arguments of all runs that start the server under test themselves.
+
+use std::path::PathBuf;
+use todo_bench::error::{Error, Result};
+use todo_bench::process::child::{Server, ServerOptions};
+use todo_bench::process::host;
+
+#[derive(clap::Args)]
+pub struct ServerArgs {
+    /// The server's binary; it is started on a data file and a port of its own.
+    #[arg(long, default_value = "target/release/todo-server")]
+    server: PathBuf,
+    /// CPUs of the server, all its threads. References run on the first. By default the first CPU that may be used.
+    #[arg(long, value_delimiter = ',')]
+    server_cpus: Vec<usize>,
+    /// CPU of the generators. By default the last CPU that may be used.
+    #[arg(long)]
+    generator_cpu: Option<usize>,
+    /// Shards of the server.
+    #[arg(long, default_value_t = 1)]
+    shards: usize,
+    /// Todos that the server starts with.
+    #[arg(long, default_value_t = 10_000)]
+    todos: usize,
+    /// Where data files are made; by default beside the server's binary. In memory an fsync would cost nothing.
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+}
+
+impl ServerArgs {
+    /// Starts the server, with what a run needs to know about the CPUs.
+    pub fn start(&self) -> Result<Started> {
+        let allowed = host::allowed_cpus()?;
+        let (Some(&first), Some(&last)) = (allowed.first(), allowed.last()) else {
+            return Err(Error::Unusable("no CPU may be used".into()));
+        };
+        let cpus = if self.server_cpus.is_empty() { vec![first] } else { self.server_cpus.clone() };
+        let generator_cpu = self.generator_cpu.unwrap_or(last);
+        if cpus.contains(&generator_cpu) {
+            eprintln!("todo-bench: server and generator share CPU {generator_cpu}: the figures mix them up");
+        }
+        let beside = self.server.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let reference_cpu = cpus[0];
+        let server = Server::start(&ServerOptions {
+            binary: self.server.clone(),
+            cpus,
+            shards_count: self.shards,
+            todos_count: self.todos,
+            data_directory: self.data_dir.clone().or(beside.map(PathBuf::from)).unwrap_or_else(|| ".".into()),
+        })?;
+        Ok(Started { server, reference_cpu, generator_cpu })
+    }
+}
+
+/// A running server under test.
+pub struct Started {
+    /// Ends with this.
+    pub server: Server,
+    /// Where references run: the server's first CPU.
+    pub reference_cpu: usize,
+    /// Where generators run.
+    pub generator_cpu: usize,
+}

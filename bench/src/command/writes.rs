@@ -1,0 +1,57 @@
+//! `todo-bench writes` and `todo-bench pairs`: durable writes, counted and read back.
+
+use crate::command::Verdict;
+use crate::command::load::seconds;
+use crate::command::server::ServerArgs;
+use todo_bench::error::Result;
+use todo_bench::writes::{durable, pairs};
+
+#[derive(clap::Args)]
+pub struct WritesArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// Connections.
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// Writes that a connection sends at once.
+    #[arg(long, default_value_t = 16)]
+    depth: usize,
+    /// The measured window, in seconds.
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Writes before it, in seconds.
+    #[arg(long, default_value_t = 0.5)]
+    warmup: f64,
+    /// Fewer durable 202 a second than this are a failure.
+    #[arg(long, default_value_t = 0.0)]
+    min: f64,
+}
+
+#[derive(clap::Args)]
+pub struct PairsArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// Writes, each read back at once on other connections.
+    #[arg(long, default_value_t = 10_000)]
+    count: u64,
+}
+
+pub fn run(args: &WritesArgs) -> Result<Verdict> {
+    let started = args.server.start()?;
+    let (warmup, window) = (seconds(args.warmup)?, seconds(args.seconds)?);
+    let report = durable::run(&started.server, args.connections, args.depth, started.generator_cpu, warmup, window)?;
+    println!("{} connections, depth {}, server driver {}", args.connections, args.depth, started.server.driver()?);
+    durable::print(&report);
+    let is_good = report.faults.is_empty() && report.refused == 0 && report.acknowledged_per_second >= args.min;
+    Ok(Verdict::of(is_good))
+}
+
+pub fn run_pairs(args: &PairsArgs) -> Result<Verdict> {
+    let started = args.server.start()?;
+    let report = pairs::run(&started.server, args.count)?;
+    println!(
+        "{} write-then-read pairs on other connections: {} misses in the list, {} by id",
+        report.pairs_count, report.list_misses, report.todo_misses
+    );
+    Ok(Verdict::of(report.list_misses == 0 && report.todo_misses == 0))
+}

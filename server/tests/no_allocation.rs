@@ -1,0 +1,179 @@
+//! A cached read allocates and frees nothing, once its answers have been made ready. A binary of its own, because the
+//! allocator is the whole process's.
+#![expect(unsafe_code, reason = "an allocator cannot be written without")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use todo_proto::id::{IdSource, ItemId};
+use todo_server::counters::ShardCounters;
+use todo_server::http::bearer::Keys;
+use todo_server::http::connection::{Connection, Next};
+use todo_server::http::date::HttpDate;
+use todo_server::http::known::KnownHeads;
+use todo_server::http::output::{Held, Pool, Transfer};
+use todo_server::http::site::{Now, Rules, Site};
+use todo_server::snapshot::response::Responses;
+use todo_server::snapshot::{Builder, ItemChange};
+
+thread_local! {
+    /// Allocations and frees of this thread; `None` while nobody counts.
+    static COUNTED: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+struct Counting;
+
+impl Counting {
+    fn count(what: &str, bytes: usize) {
+        if let Some(count) = COUNTED.get() {
+            // Disarmed meanwhile: telling where allocates too.
+            COUNTED.set(None);
+            println!("{what} of {bytes} bytes\n{}", std::backtrace::Backtrace::force_capture());
+            COUNTED.set(Some(count + 1));
+        }
+    }
+}
+
+// SAFETY: everything is left to `System`, under the obligations that the caller meets.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        Counting::count("allocation", layout.size());
+        // SAFETY: the caller's layout is valid.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        Counting::count("free", layout.size());
+        // SAFETY: the caller has the pointer from `alloc` or `realloc`, which have it from `System`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        Counting::count("reallocation", size);
+        // SAFETY: as for `dealloc`.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Allocations and frees of `action` on this thread.
+fn counted(action: impl FnOnce()) -> usize {
+    COUNTED.set(Some(0));
+    action();
+    COUNTED.take().expect("set above")
+}
+
+#[test]
+fn the_allocator_counts() {
+    assert_eq!(counted(|| drop(std::hint::black_box(Box::new(1)))), 2);
+    assert_eq!(counted(|| ()), 0);
+}
+
+#[test]
+fn cached_reads_allocate_nothing() {
+    let list = |limit: u32| format!("GET /todos?limit={limit} HTTP/1.1\r\nHost: localhost:8080\r\n\r\n");
+    let item = format!("GET /todos/{} HTTP/1.1\r\nHost: localhost:8080\r\n\r\n", id(3));
+    let head = "HEAD /todos?limit=10 HTTP/1.1\r\nHost: localhost:8080\r\n\r\n".to_owned();
+    let conditional =
+        "GET /todos?limit=10 HTTP/1.1\r\nHost: localhost:8080\r\nIf-None-Match: \"a\", *\r\n\r\n".to_owned();
+    let batches = [
+        ("limit=10, depth 1", list(10)),
+        ("limit=10, depth 16", list(10).repeat(16)),
+        ("limit=10, depth 80", list(10).repeat(80)),
+        ("limit=1000, depth 1", list(1000)),
+        ("limit=1000, depth 16", list(1000).repeat(16)),
+        ("limit=1000, depth 80", list(1000).repeat(80)),
+        ("two lists in turn, depth 1 each", list(10) + &list(20)),
+        ("two lists in turn, depth 80", (list(10) + &list(20)).repeat(40)),
+        ("a small and a large list in turn", (list(10) + &list(1000)).repeat(8)),
+        ("one item, depth 16", item.repeat(16)),
+        ("no item, depth 16", "GET /todos/x HTTP/1.1\r\nHost: localhost:8080\r\n\r\n".repeat(16)),
+        ("HEAD, depth 16", head.repeat(16)),
+        ("condition, depth 16", conditional.repeat(16)),
+        ("everything different", [list(10), head, list(1000), conditional, item, list(20)].concat().repeat(5)),
+    ];
+    for (name, batch) in &batches {
+        let mut site = site();
+        let mut machine = Connection::new(site.now.tick_ms);
+        // Heads become known, responses ready, buffers come into the pool.
+        let warm = bytes_of(&mut machine, batch.as_bytes(), &mut site);
+        for _ in 0..3 {
+            assert_eq!(bytes_of(&mut machine, batch.as_bytes(), &mut site), warm, "{name}");
+        }
+        let mut bytes = 0;
+        let count = counted(|| {
+            for _ in 0..3 {
+                bytes += bytes_of(&mut machine, batch.as_bytes(), &mut site);
+            }
+        });
+        assert_eq!(bytes, 3 * warm, "{name}: every batch is answered");
+        assert!(warm > batch.len(), "{name}: it is answered at all");
+        assert_eq!(count, 0, "{name}");
+
+        let other = site.held.snapshot.refresh(&[ItemChange { id: id(1_500), json: Some(b"{}") }], [2].into(), 2);
+        site.held = Rc::new(Held { snapshot: Arc::new(other) });
+        let mut bytes = 0;
+        let count = counted(|| bytes = bytes_of(&mut machine, batch.as_bytes(), &mut site));
+        assert_eq!((bytes, count), (warm, 0), "{name}: a change elsewhere costs nothing");
+    }
+}
+
+/// Gives the machine one batch and takes all answers; how many bytes they had.
+fn bytes_of(machine: &mut Connection, batch: &[u8], site: &mut Site) -> usize {
+    let mut bytes = 0;
+    machine.receive(batch, site);
+    loop {
+        match machine.next() {
+            Next::Write => {
+                let count = match machine.transfer(site) {
+                    Some(Transfer::Bytes { start, end, .. }) => end - start,
+                    _ => panic!("no answer here is larger than a megabyte"),
+                };
+                machine.written(count, site);
+                bytes += count;
+            }
+            Next::Resume => machine.resume(site),
+            Next::Read => return bytes,
+            other => panic!("a read came to {other:?}"),
+        }
+    }
+}
+
+fn id(index: u64) -> ItemId {
+    ItemId::from_parts(1_800_000_000_000 - index, u128::from(index))
+}
+
+/// A shard's side over two thousand todos of some 160 bytes.
+fn site() -> Site {
+    let mut builder = Builder::new([7; 16], 1);
+    for index in 0..2_000 {
+        builder.push(id(index), format!("{{\"id\":\"{}\",\"title\":\"{}\"}}", id(index), "t".repeat(99)).as_bytes());
+    }
+    let snapshot = Arc::new(builder.finish([1].into(), ItemId::ZERO));
+    Site {
+        known: KnownHeads::default(),
+        responses: Responses::default(),
+        pool: Pool::new(),
+        held: Rc::new(Held { snapshot }),
+        now: Now { tick_ms: 1_000, second: 1_800_000_000 },
+        date: HttpDate::at(1_800_000_000),
+        keys: Arc::new(Keys::new(b"a secret of thirty-two bytes....")),
+        ids: IdSource::default(),
+        random: fastrand::Rng::with_seed(1),
+        wall_clock: || 1_800_000_000_000,
+        rules: Arc::new(Rules {
+            limit_max: 10_000,
+            head_timeout_ms: 10_000,
+            body_timeout_ms: 15_000,
+            idle_timeout_ms: 75_000,
+            progress_timeout_ms: 30_000,
+        }),
+        draining: false,
+        counters: Arc::new(ShardCounters::default()),
+        input_bytes: 0,
+    }
+}
