@@ -1,41 +1,55 @@
-//! AddressSanitizer over the only unsafe code, `server/src/sys`.
+//! AddressSanitizer over the only unsafe code, `server/src/sys`: its unit tests, and in the soak the socket tests, in
+//! which the ring really holds the buffers.
 //!
-//! Only the server's own crate is instrumented: the flag goes to the last compilation alone, and the unstable switch to
-//! this workspace's crates alone, through a wrapper around their compiler. So the dependencies of the ordinary tests
-//! serve here too, and the step costs half a minute instead of a second build of everything.
+//! Only this workspace's crates are instrumented, through a wrapper around their compiler. So the dependencies of the
+//! ordinary tests serve here too, and a step costs half a minute instead of a second build of everything.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
-use crate::command::{cargo, command, follow, scratch};
-use crate::libtest::{self, Programs};
+use crate::command::{cargo, scratch};
+use crate::libtest;
 use crate::report::Tally;
 
-/// Makes the stable compiler take an unstable flag.
-const WRAPPER: &str = "#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec \"$@\"\n";
+/// Makes the stable compiler take the unstable flag, for the crates that it is asked to wrap.
+const WRAPPER: &str = "#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec \"$@\" -Zsanitizer=address\n";
 
 /// Runs the unit tests of the unsafe modules.
 ///
 /// # Errors
-/// The build or a test fails, or the program is not instrumented.
-pub fn check() -> Result<Tally, String> {
-    let wrapper = scratch("sanitizer")?.join("rustc");
-    std::fs::write(&wrapper, WRAPPER).map_err(|error| format!("cannot write {}: {error}", wrapper.display()))?;
-    let executable = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(&wrapper, executable).map_err(|error| format!("{}: {error}", wrapper.display()))?;
+/// The build or a test fails, or the programs are not instrumented.
+pub fn check_units() -> Result<Tally, String> {
+    prove_instrumented()?;
+    libtest::run(sanitized("--lib")?.args(["--", "sys::"]))
+}
 
-    let mut build = cargo(&["rustc", "--locked", "--package", "todo-server", "--lib", "--profile", "test"]);
-    build.args(["--message-format=json-render-diagnostics", "--", "-Zsanitizer=address"]);
-    build.env("RUSTC_WORKSPACE_WRAPPER", &wrapper);
-    let mut programs = Programs::default();
-    let status = follow(&mut build, |line| programs.note(line))?;
-    let program = programs.server_library.filter(|_| status.success());
-    let program = program.ok_or_else(|| format!("the build ended with {status}"))?;
+/// Runs the socket tests against a sanitized server.
+///
+/// # Errors
+/// The build or a test fails.
+pub fn check_sockets() -> Result<Tally, String> {
+    libtest::run(&mut sanitized("--test=it")?)
+}
 
-    // Only an instrumented program knows these options: a proof that what follows is watched at all.
-    let help = command(&program, &["--list"]).env("ASAN_OPTIONS", "help=1").output();
-    let help = help.map_err(|error| format!("cannot start {}: {error}", program.display()))?;
-    if !String::from_utf8_lossy(&help.stderr).contains("AddressSanitizer") {
-        return Err(format!("{} is not instrumented", program.display()));
+/// Only an instrumented program knows these options: a proof that what follows is watched at all.
+fn prove_instrumented() -> Result<(), String> {
+    let mut list = sanitized("--lib")?;
+    let listed = list.args(["--", "--list"]).env("ASAN_OPTIONS", "help=1").output();
+    let listed = listed.map_err(|error| format!("cannot start cargo: {error}"))?;
+    let said = String::from_utf8_lossy(&listed.stderr);
+    if said.contains("flags for AddressSanitizer") {
+        return Ok(());
     }
-    libtest::run(&mut command(&program, &["sys::"]))
+    Err(format!("the tests are not instrumented, or were not built:\n{said}"))
+}
+
+/// `cargo test` of the server with the sanitizer, for one of its test programs.
+fn sanitized(program: &str) -> Result<Command, String> {
+    let wrapper = scratch("sanitizer")?.join("rustc");
+    let named = |error: std::io::Error| format!("{}: {error}", wrapper.display());
+    std::fs::write(&wrapper, WRAPPER).map_err(named)?;
+    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).map_err(named)?;
+    let mut test = cargo(&["test", "--locked", "--package", "todo-server", program]);
+    test.env("RUSTC_WORKSPACE_WRAPPER", &wrapper);
+    Ok(test)
 }
