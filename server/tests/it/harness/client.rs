@@ -62,6 +62,15 @@ impl Client {
         self.stream.write_all(bytes).expect("the server reads");
     }
 
+    /// Sends bytes to a server that may have gone; whether it took them.
+    pub fn try_send(&mut self, bytes: &[u8]) -> bool {
+        match self.stream.write_all(bytes) {
+            Ok(()) => true,
+            Err(error) if is_end(&error) => false,
+            Err(error) => panic!("neither taken nor refused: {error}"),
+        }
+    }
+
     /// Sends what the server takes without being read from; how many bytes that was. Ends when nothing was taken for
     /// `silence`.
     pub fn send_until_blocked(&mut self, bytes: &[u8], silence: Duration) -> usize {
@@ -94,9 +103,21 @@ impl Client {
         response
     }
 
-    /// Reads one answer, or finds that the connection was ended instead.
+    /// Reads one answer, or finds that the connection was ended instead; one that is cut off is no answer.
     pub fn try_response(&mut self) -> Option<Response> {
-        self.responses_until(1).into_iter().next()
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            if let Some((response, length)) = whole_response(self.received.make_contiguous()) {
+                self.received.drain(..length);
+                return Some(response);
+            }
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(count) => self.received.extend(&buffer[..count]),
+                Err(error) if is_end(&error) => return None,
+                Err(error) => panic!("neither an answer nor an end: {error}"),
+            }
+        }
     }
 
     /// Reads `count` answers to anything but HEAD.
@@ -162,34 +183,6 @@ impl Client {
                 Ok(0) => return bytes,
                 Ok(count) => bytes += count,
                 Err(error) if is_end(&error) => return bytes,
-                Err(error) => panic!("neither bytes nor an end: {error}"),
-            }
-        }
-    }
-
-    /// Whole answers that came before the connection ended, however it did; a last one that is cut off is no answer.
-    pub fn responses_until_end(&mut self) -> Vec<Response> {
-        self.responses_until(usize::MAX)
-    }
-
-    /// At most `count` whole answers, fewer when the connection ends before.
-    fn responses_until(&mut self, count: usize) -> Vec<Response> {
-        let mut responses = Vec::new();
-        let mut buffer = vec![0; 64 * 1024];
-        loop {
-            while responses.len() < count
-                && let Some((response, length)) = whole_response(self.received.make_contiguous())
-            {
-                responses.push(response);
-                self.received.drain(..length);
-            }
-            if responses.len() == count {
-                return responses;
-            }
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return responses,
-                Ok(count) => self.received.extend(&buffer[..count]),
-                Err(error) if is_end(&error) => return responses,
                 Err(error) => panic!("neither bytes nor an end: {error}"),
             }
         }

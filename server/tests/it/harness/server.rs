@@ -125,11 +125,20 @@ impl Server {
         self.wait()
     }
 
-    /// Starts another with the same file and changed options, after [`Server::stop`] by the caller's means.
-    pub fn stop_and_restart(mut self, change: impl FnOnce(Options) -> Options) -> Server {
+    /// Ends it by SIGTERM, which must succeed, and starts another with the same file and changed options.
+    pub fn stop_and_restart(self, change: impl FnOnce(Options) -> Options) -> Server {
         self.signal(Signal::TERM);
+        self.restart_when_ended(change)
+    }
+
+    /// Waits for its end by a signal that was sent, which must be a success, and starts another with the same file.
+    pub fn wait_and_restart(self) -> Server {
+        self.restart_when_ended(|options| options)
+    }
+
+    fn restart_when_ended(mut self, change: impl FnOnce(Options) -> Options) -> Server {
         let (status, log) = self.wait();
-        assert!(status.success(), "{status}: {log}");
+        assert_eq!(status.code(), Some(0), "{log}");
         let options = change(self.options.clone());
         options.start_in(self.take_folder())
     }
@@ -227,7 +236,7 @@ impl Drop for Server {
 }
 
 /// The binary under test.
-pub fn binary() -> &'static str {
+fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_todo-server")
 }
 
