@@ -44,8 +44,13 @@ pub enum ServeError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The data file, while it is read or filled.
-    #[error("the data file cannot be used: {0}")]
-    Store(#[from] StoreError),
+    #[error("{path} cannot be used: {source}")]
+    Store {
+        /// The data file.
+        path: String,
+        /// What the store says.
+        source: StoreError,
+    },
     /// The sample todos.
     #[error(transparent)]
     Fill(#[from] fill::FillError),
@@ -76,9 +81,10 @@ pub fn run(settings: &Settings) -> Result<(), ServeError> {
 
     let begun_us = clock::tick_us();
     let mut store = SqliteStore::open(&settings.data_file, Arc::new(clock::wall_ms))?;
+    let unusable = |source| ServeError::Store { path: settings.data_file.display().to_string(), source };
     let mut readers = (0..STORE_READERS).map(|_| store.reader()).collect::<Result<Vec<_>, _>>()?;
     let mut seeded = 0;
-    if settings.seed_todos > 0 && readers[0].is_empty()? {
+    if settings.seed_todos > 0 && readers[0].is_empty().map_err(unusable)? {
         store = fill::fill(store, settings.seed_todos)?;
         seeded = settings.seed_todos;
     }
@@ -86,7 +92,7 @@ pub fn run(settings: &Settings) -> Result<(), ServeError> {
         items_max: u32::try_from(settings.snapshot_todos_max).unwrap_or(u32::MAX),
         bytes_max: settings.snapshot_bytes_max,
     };
-    let snapshot = Arc::new(load(&mut readers[0], window)?);
+    let snapshot = Arc::new(load(&mut readers[0], window).map_err(unusable)?);
     let loaded = Loaded { snapshot: Arc::clone(&snapshot), seeded, took_ms: (clock::tick_us() - begun_us) / 1_000 };
     print!(
         "{}",

@@ -15,6 +15,8 @@ pub struct Programs {
     pub server: Option<PathBuf>,
     /// The load generator.
     pub bench: Option<PathBuf>,
+    /// The server's unit tests.
+    pub server_library: Option<PathBuf>,
     /// The server's integration tests (`server/tests/it`).
     pub socket_tests: Option<PathBuf>,
 }
@@ -32,6 +34,7 @@ impl Programs {
         let place = match (package, kind, name, harness) {
             ("server", "bin", "todo-server", false) => &mut self.server,
             ("bench", "bin", "todo-bench", false) => &mut self.bench,
+            ("server", "lib", _, true) => &mut self.server_library,
             ("server", "test", "it", true) => &mut self.socket_tests,
             _ => return,
         };

@@ -33,6 +33,7 @@ pub async fn serve(shard: Rc<Shard>, socket: OwnedFd) {
     // The driver may refuse the registration when memory is short; the client sees a close, and the next is tried.
     let Ok(mut stream) = Stream::new(socket) else {
         shard.counters.accept_exhausted.add(1);
+        shard.let_go();
         return;
     };
     let peer = shard.register(stream.raw());

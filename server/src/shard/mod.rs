@@ -95,6 +95,8 @@ pub struct Shard {
     to_control: ToControl,
     counters: Arc<ShardCounters>,
     connections_max: usize,
+    /// Connections taken and not yet let go: those in the table, and those whose task has not begun.
+    connections_count: Cell<usize>,
     clocks: Clocks,
     index: u16,
     draining: Cell<bool>,
@@ -169,6 +171,7 @@ async fn serve(start: ShardStart) -> std::io::Result<()> {
         to_control: start.to_control,
         counters: start.counters,
         connections_max: start.connections_max,
+        connections_count: Cell::new(0),
         clocks: start.clocks,
         index: start.index,
         draining: Cell::new(false),
@@ -249,6 +252,12 @@ impl Shard {
         peer.socket.set(-1);
         peer.machine.borrow_mut().release(&mut self.site.borrow_mut());
         self.counters.connections.set(self.peers.borrow().len() as u64);
+        self.let_go();
+    }
+
+    /// One connection fewer to count against the bound.
+    fn let_go(&self) {
+        self.connections_count.set(self.connections_count.get() - 1);
     }
 
     /// Sees to it that the wheel looks at `peer` by its deadline.

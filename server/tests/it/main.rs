@@ -6,7 +6,16 @@
 //! No test sleeps to be right: it waits for what must come, and fails when that has not come in [`harness::PATIENCE`].
 
 mod api;
+mod backpressure;
+mod closing;
+mod command_line;
+mod crash;
+mod deadlines;
+mod descriptors;
+mod drain;
 mod harness;
 mod pipelining;
+mod start;
+mod store_trouble;
 mod visibility;
 mod writes;

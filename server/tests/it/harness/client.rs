@@ -57,9 +57,18 @@ impl Client {
         Client { stream, received: VecDeque::new() }
     }
 
-    /// Sends bytes as they are.
+    /// Sends bytes as they are; the server must take them.
     pub fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).expect("the server reads");
+    }
+
+    /// Sends bytes to a server that may have gone; whether it took them.
+    pub fn try_send(&mut self, bytes: &[u8]) -> bool {
+        match self.stream.write_all(bytes) {
+            Ok(()) => true,
+            Err(error) if is_end(&error) => false,
+            Err(error) => panic!("neither taken nor refused: {error}"),
+        }
     }
 
     /// Sends what the server takes without being read from; how many bytes that was. Ends when nothing was taken for
@@ -92,6 +101,23 @@ impl Client {
             response.body = self.bytes(length);
         }
         response
+    }
+
+    /// Reads one answer, or finds that the connection was ended instead; one that is cut off is no answer.
+    pub fn try_response(&mut self) -> Option<Response> {
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            if let Some((response, length)) = whole_response(self.received.make_contiguous()) {
+                self.received.drain(..length);
+                return Some(response);
+            }
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(count) => self.received.extend(&buffer[..count]),
+                Err(error) if is_end(&error) => return None,
+                Err(error) => panic!("neither an answer nor an end: {error}"),
+            }
+        }
     }
 
     /// Reads `count` answers to anything but HEAD.
@@ -136,7 +162,7 @@ impl Client {
             Ok(0) => Silence::Closed,
             Ok(_) => panic!("nothing more was to come, and byte {} came", byte[0]),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Silence::Open,
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => Silence::Reset,
+            Err(error) if is_end(&error) => Silence::Reset,
             Err(error) => panic!("{error}"),
         };
         self.stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
@@ -156,31 +182,10 @@ impl Client {
             match self.stream.read(&mut buffer) {
                 Ok(0) => return bytes,
                 Ok(count) => bytes += count,
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return bytes,
+                Err(error) if is_end(&error) => return bytes,
                 Err(error) => panic!("neither bytes nor an end: {error}"),
             }
         }
-    }
-
-    /// Whole answers that came before the connection ended, however it did; a last one that is cut off is no answer.
-    pub fn responses_until_end(&mut self) -> Vec<Response> {
-        let mut buffer = vec![0; 64 * 1024];
-        loop {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => self.received.extend(&buffer[..count]),
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
-                Err(error) => panic!("neither bytes nor an end: {error}"),
-            }
-        }
-        let bytes: Vec<u8> = self.received.drain(..).collect();
-        let mut rest = bytes.as_slice();
-        let mut responses = Vec::new();
-        while let Some((response, left)) = whole_response(rest) {
-            responses.push(response);
-            rest = left;
-        }
-        responses
     }
 
     /// Ends the client's side: nothing more will be sent.
@@ -300,15 +305,19 @@ fn status(line: &str) -> u16 {
     code.flatten().unwrap_or_else(|| panic!("no status line: {line}"))
 }
 
-/// The answer at the front of `bytes`, if all of it is there, and what follows it.
-fn whole_response(bytes: &[u8]) -> Option<(Response, &[u8])> {
+/// The answer at the front of `bytes`, if all of it is there, and its length with its head.
+fn whole_response(bytes: &[u8]) -> Option<(Response, usize)> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&bytes[..end]).expect("a head is ASCII");
     let lines: Vec<String> = head.split("\r\n").map(str::to_owned).collect();
     let mut response = Response { status: status(&lines[0]), lines, body: Vec::new() };
     response.check_head();
-    let rest = &bytes[end + 4..];
-    let (body, rest) = rest.split_at_checked(response.length().unwrap_or(0))?;
-    response.body = body.to_vec();
-    Some((response, rest))
+    let length = end + 4 + response.length().unwrap_or(0);
+    response.body = bytes.get(end + 4..length)?.to_vec();
+    Some((response, length))
+}
+
+/// Whether an error says that the other side has gone.
+fn is_end(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }

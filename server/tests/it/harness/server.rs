@@ -42,9 +42,14 @@ pub struct Server {
 }
 
 impl Options {
+    /// A port and a secret, and all else as it is by default.
+    pub fn bare() -> Options {
+        Options::default().flag("--http-port", 0).flag("--jwt-secret", SECRET)
+    }
+
     /// Two shards, 100 todos, no pinning: many servers run beside each other here.
     pub fn new() -> Options {
-        Options::default().flag("--shards", 2).flag("--seed-todos", 100).flag("--pin", false)
+        Options::bare().flag("--shards", 2).flag("--seed-todos", 100).flag("--pin", false)
     }
 
     /// One more flag; a later one of the same name wins.
@@ -83,8 +88,12 @@ impl Options {
                 command
             }
         };
-        command.args(["--http-port", "0", "--jwt-secret", SECRET]).arg("--data-file").arg(data_file(folder));
-        command.args(&self.flags).env("DATA_FOLDER", folder).stdin(Stdio::null());
+        command
+            .arg("--data-file")
+            .arg(data_file(folder))
+            .args(&self.flags)
+            .env("DATA_FOLDER", folder)
+            .stdin(Stdio::null());
         command
     }
 }
@@ -116,11 +125,20 @@ impl Server {
         self.wait()
     }
 
-    /// Starts another with the same file and changed options, after [`Server::stop`] by the caller's means.
-    pub fn stop_and_restart(mut self, change: impl FnOnce(Options) -> Options) -> Server {
+    /// Ends it by SIGTERM, which must succeed, and starts another with the same file and changed options.
+    pub fn stop_and_restart(self, change: impl FnOnce(Options) -> Options) -> Server {
         self.signal(Signal::TERM);
+        self.restart_when_ended(change)
+    }
+
+    /// Waits for its end by a signal that was sent, which must be a success, and starts another with the same file.
+    pub fn wait_and_restart(self) -> Server {
+        self.restart_when_ended(|options| options)
+    }
+
+    fn restart_when_ended(mut self, change: impl FnOnce(Options) -> Options) -> Server {
         let (status, log) = self.wait();
-        assert!(status.success(), "{status}: {log}");
+        assert_eq!(status.code(), Some(0), "{log}");
         let options = change(self.options.clone());
         options.start_in(self.take_folder())
     }
@@ -161,12 +179,16 @@ impl Server {
         format!("Bearer {}", self.token)
     }
 
-    /// The value of one line of `/metrics`, 0 when it is not there yet; `series` is its name with its labels.
+    /// The value of a series of `/metrics`, its labels included, or, by its name alone, the sum over all labels.
     pub fn metric(&self, series: &str) -> f64 {
         let page = self.connect().ask(&super::get("/metrics"));
         let text = String::from_utf8(page.body).expect("text");
-        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        value.map_or(0.0, |value| value.parse().expect("a number"))
+        let values = text.lines().filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            let is_it = name == series || name.split_once('{').is_some_and(|(name, _)| name == series);
+            is_it.then(|| value.parse::<f64>().expect("a number"))
+        });
+        values.sum()
     }
 
     /// Its data file.
@@ -214,7 +236,7 @@ impl Drop for Server {
 }
 
 /// The binary under test.
-pub fn binary() -> &'static str {
+fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_todo-server")
 }
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::super::group::{Deferred, DeferredAnswer, WriteOutcome};
 use super::super::{Connection, Cut, Linger, Next};
 use super::oracle::{self, End, Handed, Moment, Record};
-use super::world::{FLOORED, Version, WHOLE, site};
+use super::world::{BEARER, FLOORED, Version, WHOLE, site};
 use crate::http::output::{Held, Transfer};
 use crate::http::reject::Reject;
 use crate::http::site::{Now, Site};
@@ -17,6 +17,8 @@ use crate::limits::{INPUT_BYTES_MAX, OUTPUT_BYTES_PER_TURN, READ_BUFFER_BYTES};
 pub struct Plan<'a> {
     /// All that the client sends.
     pub input: &'a [u8],
+    /// Lengths of the first reads; behind them the choices decide.
+    pub pieces: &'a [usize],
     /// What is decided on the way, a byte a decision. Behind the last one everything moves at once and in order.
     pub choices: &'a [u8],
     /// Whether memory has the newest items only.
@@ -29,9 +31,12 @@ pub struct Plan<'a> {
 
 impl fmt::Debug for Plan<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Plan { input, choices, is_floored, ends, has_deadlines } = self;
+        let Plan { input, pieces, choices, is_floored, ends, has_deadlines } = self;
         let input = input.escape_ascii();
-        write!(formatter, "\"{input}\" choices {choices:?} floored {is_floored} ends {ends} deadlines {has_deadlines}")
+        write!(
+            formatter,
+            "\"{input}\" pieces {pieces:?} choices {choices:?} floored {is_floored} ends {ends} deadlines {has_deadlines}"
+        )
     }
 }
 
@@ -65,6 +70,11 @@ pub fn drive(plan: &Plan<'_>) {
         assert_eq!(site.input_bytes, 0, "no input is held");
         assert_eq!(site.pool.live_bytes(), site.responses.bytes(), "only what is ready-made is alive");
     }
+}
+
+/// An `Authorization` value that comes through the door of writes.
+pub fn bearer() -> &'static str {
+    &BEARER
 }
 
 /// How a connection came to its end.
@@ -121,6 +131,7 @@ struct Drive<'a, 'c> {
     choices: &'a mut Choices<'c>,
     site: &'a mut Site,
     machine: Connection,
+    pieces: &'a [usize],
     given: usize,
     output: Vec<u8>,
     moments: Vec<Moment>,
@@ -139,6 +150,7 @@ impl<'a, 'c> Drive<'a, 'c> {
             choices,
             machine: Connection::new(site.now.tick_ms),
             site,
+            pieces: plan.pieces,
             given: 0,
             output: Vec::new(),
             moments: Vec::new(),
@@ -211,7 +223,14 @@ impl<'a, 'c> Drive<'a, 'c> {
 
     fn read(&mut self) {
         let left = &self.plan.input[self.given..];
-        let length = self.choices.length(left.len().min(READ_BUFFER_BYTES));
+        let bytes_max = left.len().min(READ_BUFFER_BYTES);
+        let length = match self.pieces.split_first() {
+            Some((length, rest)) => {
+                self.pieces = rest;
+                (*length).min(bytes_max)
+            }
+            None => self.choices.length(bytes_max),
+        };
         self.given += length;
         self.call(|machine, site| machine.receive(&left[..length], site));
     }

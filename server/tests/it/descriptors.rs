@@ -1,0 +1,119 @@
+//! Few descriptors: the server waits instead of spinning, makes room, and recovers by itself.
+
+#![cfg(target_os = "linux")]
+
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, prlimit};
+
+use crate::harness::{Client, Options, PATIENCE, Server, Silence, Todo, eventually, get};
+
+/// Of each second, what a server that has nothing to do may use: a spinning thread uses all of one, or more.
+const IDLE_CPU_MAX: Duration = Duration::from_millis(300);
+
+/// CPU time that the server uses in a second of the wall's.
+fn cpu_in_a_second(server: &Server) -> Duration {
+    let before = server.cpu_time();
+    std::thread::sleep(Duration::from_secs(1));
+    server.cpu_time() - before
+}
+
+#[test]
+fn a_flood_at_a_limit_of_a_hundred_is_survived() {
+    for opening in [&b""[..], b"GET /todos HT"] {
+        let server = Options::new().wrapped("ulimit -n 100; exec \"$@\"").start();
+        assert!(server.summary.contains("descriptors  100,"), "{}", server.summary);
+        let flood: Vec<Client> = (0..300).map(|_| server.connect()).collect();
+        for client in &flood {
+            // Who was closed already may say so.
+            let _ = std::io::Write::write(&mut client.writer(), opening);
+        }
+        let used = cpu_in_a_second(&server);
+        assert!(used < IDLE_CPU_MAX, "{used:?} of CPU in a second while the flood stands");
+        drop(flood);
+        eventually("the flood has drained", || {
+            let mut client = server.connect();
+            client.send(&get("/health"));
+            client.try_response().is_some_and(|answer| answer.status == 200)
+        });
+        let mut client = server.connect();
+        client.ask(&server.post("after the flood")).accepted();
+        assert_eq!(Todo::list(&client.ask(&get("/todos?limit=1")).body)[0].title, "after the flood");
+    }
+}
+
+/// Idle connections stand in nobody's way: during the flood too a newcomer is served.
+#[test]
+fn a_flood_of_idle_connections_makes_room() {
+    let server = Options::new().wrapped("ulimit -n 100; exec \"$@\"").start();
+    let flood: Vec<Client> = (0..300).map(|_| server.connect()).collect();
+    for _ in 0..20 {
+        assert_eq!(server.connect().ask(&get("/todos?limit=10")).status, 200);
+    }
+    assert!(server.metric("todo_cut_total") >= 200.0, "somebody had to go");
+    drop(flood);
+}
+
+/// The table is full and stays full, with a connection queued: accepting waits on a timer, and everything else goes on.
+#[test]
+fn a_full_table_neither_spins_nor_stops_anybody() {
+    let server = Server::start();
+    let mut early = server.connect();
+    assert_eq!(early.ask(&get("/health")).status, 200);
+    let limit = |current| {
+        let rlimit = |current| Rlimit { current: Some(current), maximum: Some(1_000) };
+        prlimit(Some(server.pid()), Resource::Nofile, rlimit(current)).expect("a process of ours")
+    };
+    limit(3);
+    let mut late = server.connect();
+    late.send(&get("/health"));
+    let used = cpu_in_a_second(&server);
+    assert!(used < IDLE_CPU_MAX, "{used:?} of CPU in a second");
+    assert_eq!(late.silence(Duration::from_millis(50)), Silence::Open, "it waits in the queue");
+    assert_eq!(early.ask(&get("/todos?limit=10")).status, 200);
+    early.ask(&server.post("without a descriptor")).accepted();
+    limit(1_000);
+    assert_eq!(late.response(false).status, 200, "its turn has come by itself");
+    let (status, log) = server.stop();
+    assert!(status.success(), "{status}");
+    let warnings = log.lines().filter(|line| line.contains("cannot accept")).count();
+    // One a second, with their number, in each of the two places that may say so.
+    assert!((1..=20).contains(&warnings), "{warnings} lines about it:\n{log}");
+}
+
+#[test]
+fn at_the_connection_bound_the_longest_idle_makes_room() {
+    let server = Options::new().flag("--shards", 1).flag("--connections-max", 3).start();
+    let mut clients: Vec<Client> = (0..3).map(|_| server.connect()).collect();
+    let date = |client: &mut Client| client.ask(&get("/health")).field("Date").expect("a date").to_owned();
+    let before: Vec<String> = clients.iter_mut().map(date).collect();
+    // The first is used again when the server's clock has moved on, so the second is the longest idle.
+    let first = &mut clients[0];
+    eventually("the clock moves on", || date(first) > before[2]);
+    let mut newcomer = server.connect();
+    assert_eq!(newcomer.ask(&get("/health")).status, 200);
+    assert_eq!(clients[1].silence(PATIENCE), Silence::Closed);
+    for at in [0, 2] {
+        assert_eq!(clients[at].ask(&get("/health")).status, 200, "client {at} is still served");
+    }
+}
+
+#[test]
+fn when_everybody_is_busy_the_newcomer_goes() {
+    let server = Options::new().flag("--shards", 1).flag("--connections-max", 3).start();
+    let mut busy: Vec<Client> = (0..3).map(|_| server.connect()).collect();
+    for client in &mut busy {
+        client.ask(&get("/health"));
+        client.send(&get("/health")[..10]);
+    }
+    // Begun, as the server sees it, once its bytes are read: a close of an idle one instead would end the test below.
+    let begun = || {
+        let mut newcomer = server.connect();
+        newcomer.silence(Duration::from_millis(200)) != Silence::Open
+    };
+    eventually("the newcomer is closed", begun);
+    for client in &mut busy {
+        client.send(&get("/health")[10..]);
+        assert_eq!(client.response(false).status, 200);
+    }
+}
