@@ -14,8 +14,14 @@ use crate::report::Tally;
 
 /// Makes the stable compiler take an unstable flag.
 const WRAPPER: &str = "#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec \"$@\"\n";
-/// The same, and instruments every crate of this workspace: the server of the socket tests is a program of its own.
-const INSTRUMENTING_WRAPPER: &str = "#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec \"$@\" -Zsanitizer=address\n";
+/// The same, and instruments every crate of this workspace: the server of the socket tests is a program of its own. Not by
+/// sh, which drops variables with a hyphen in their name: cargo tells a test where its server is in such a one.
+const INSTRUMENTING_WRAPPER: &str = "#!/bin/bash\nRUSTC_BOOTSTRAP=1 exec \"$@\" -Zsanitizer=address\n";
+/// Socket tests that weigh the server: freed memory, which the sanitizer keeps for a while, would be counted.
+const WEIGHING_TESTS: &[&str] = &[
+    "backpressure::a_client_that_takes_a_byte_a_second_is_cut_and_costs_nothing",
+    "backpressure::a_long_list_read_slowly_is_one_version_of_it",
+];
 
 /// Runs the unit tests of the unsafe modules.
 ///
@@ -45,8 +51,11 @@ pub fn check() -> Result<Tally, String> {
 /// # Errors
 /// The build or a test fails.
 pub fn check_sockets() -> Result<Tally, String> {
-    let mut test = cargo(&["test", "--locked", "--package", "todo-server", "--test", "it"]);
-    libtest::run(test.env("RUSTC_WORKSPACE_WRAPPER", write_wrapper("rustc-instrumenting", INSTRUMENTING_WRAPPER)?))
+    let mut test = cargo(&["test", "--locked", "--package", "todo-server", "--test", "it", "--"]);
+    test.args(WEIGHING_TESTS.iter().flat_map(|name| ["--skip", name]));
+    test.env("RUSTC_WORKSPACE_WRAPPER", write_wrapper("rustc-instrumenting", INSTRUMENTING_WRAPPER)?);
+    // What lives until the process ends is no leak here, and would turn every good exit status into a bad one.
+    libtest::run(test.env("ASAN_OPTIONS", "detect_leaks=0"))
 }
 
 fn write_wrapper(name: &str, script: &str) -> Result<PathBuf, String> {
