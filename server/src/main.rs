@@ -13,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
+    abort_on_panic();
     let CommandLine { command, settings } = CommandLine::parse();
     let done = start_logging(&settings).and_then(|()| match command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(&settings).map_err(Failure::from),
@@ -26,6 +27,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A broken shard takes the process down, in builds that unwind too: a half-dead server is worse than a restart.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 fn start_logging(settings: &Settings) -> Result<(), Failure> {

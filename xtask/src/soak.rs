@@ -8,7 +8,7 @@ use clap::Args;
 use crate::command::{cargo, command, root, scratch, succeed};
 use crate::report::{Report, Tally};
 use crate::server::Server;
-use crate::tools;
+use crate::{sanitizer, tools};
 
 const FUZZ_TARGETS: &[&str] = &["head", "chunked", "connection", "json", "jwt"];
 /// A target with a planted fault: when the fuzzer does not find it, the other targets prove nothing.
@@ -44,6 +44,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
     for target in FUZZ_TARGETS {
         report.step(&format!("fuzz {target}"), || fuzz(target, seed, fuzz_seconds));
     }
+    report.step("socket tests under AddressSanitizer", sanitizer::check_sockets);
     report.step("release build", || {
         succeed(&mut cargo(&["build", "--locked", "--release", "--package", "todo-server", "--package", "todo-bench"]))
             .map(|()| Tally::ONE)

@@ -60,7 +60,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
     }
     report.step("README.md", || readme::check(built(&programs)?));
     report.step("docs/openapi.yaml", || openapi::check(built(&programs)?));
-    report.step("AddressSanitizer over server/src/sys", sanitizer::check);
+    report.step("AddressSanitizer over server/src/sys", sanitizer::check_units);
     Ok(report.end())
 }
 

@@ -208,7 +208,7 @@ fn subject(claims: &[u8]) -> Option<String> {
 }
 
 /// An object with its members as they stand: `Value` would keep the last of two with one name.
-struct Members(Vec<(String, Value)>);
+pub(super) struct Members(pub(super) Vec<(String, Value)>);
 
 impl<'de> Deserialize<'de> for Members {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Members, D::Error> {
@@ -237,23 +237,24 @@ pub fn must_fail(data: &[u8]) {
     }
 }
 
+/// Runs each committed input of a target through it.
+#[cfg(test)]
+pub(super) fn replay(target: &str, entry: fn(&[u8])) {
+    let directory = format!("{}/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
+    let mut inputs_count = 0;
+    for file in std::fs::read_dir(&directory).unwrap() {
+        let path = file.unwrap().path();
+        // Shown only where the test fails: the last one is the culprit.
+        println!("{}", path.display());
+        entry(&std::fs::read(&path).unwrap());
+        inputs_count += 1;
+    }
+    assert!(inputs_count >= 6, "{directory} has {inputs_count} inputs");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Runs each committed input of a target through it.
-    fn replay(target: &str, entry: fn(&[u8])) {
-        let directory = format!("{}/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
-        let mut inputs_count = 0;
-        for file in std::fs::read_dir(&directory).unwrap() {
-            let path = file.unwrap().path();
-            // Shown only where the test fails: the last one is the culprit.
-            println!("{}", path.display());
-            entry(&std::fs::read(&path).unwrap());
-            inputs_count += 1;
-        }
-        assert!(inputs_count >= 6, "{directory} has {inputs_count} inputs");
-    }
 
     #[test]
     fn corpora_replay() {

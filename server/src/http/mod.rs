@@ -34,4 +34,10 @@ pub mod syntax;
 #[doc(hidden)]
 pub mod fuzzing;
 #[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing_connection;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing_json;
+#[cfg(any(test, fuzzing))]
 mod oracle;

@@ -224,7 +224,8 @@ impl Connection {
             head_only: form.head_only,
             extra_fields: extra.as_bytes(),
         };
-        self.output.put_with(REPLY_HEAD_BYTES_MAX, pool, |out| reject.write(&envelope, out));
+        let body_bytes: usize = reject.body().iter().map(|piece| piece.len()).sum();
+        self.output.put_with(REPLY_HEAD_BYTES_MAX + body_bytes, pool, |out| reject.write(&envelope, out));
         counters.answered(kind, reject.status(), 1);
         counters.rejected(reject);
     }

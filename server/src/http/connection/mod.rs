@@ -230,7 +230,7 @@ impl Connection {
     }
 
     /// Bytes that came while lingering were dropped; false when that is enough and the connection is to be closed.
-    pub fn discarded(&mut self, linger: &mut Linger, count: usize, site: &Site) -> bool {
+    pub fn discarded(&self, linger: &mut Linger, count: usize, site: &Site) -> bool {
         linger.bytes += count as u64;
         count > 0
             && linger.bytes <= LINGER_BYTES_MAX as u64

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::super::group::{Deferred, DeferredAnswer, WriteOutcome};
 use super::super::{Connection, Cut, Linger, Next};
 use super::oracle::{self, End, Handed, Moment, Record};
-use super::world::{FLOORED, Version, WHOLE, site};
+use super::world::{BEARER, FLOORED, Version, WHOLE, site};
 use crate::http::output::{Held, Transfer};
 use crate::http::reject::Reject;
 use crate::http::site::{Now, Site};
@@ -70,6 +70,11 @@ pub fn drive(plan: &Plan<'_>) {
         assert_eq!(site.input_bytes, 0, "no input is held");
         assert_eq!(site.pool.live_bytes(), site.responses.bytes(), "only what is ready-made is alive");
     }
+}
+
+/// An `Authorization` value that comes through the door of writes.
+pub fn bearer() -> &'static str {
+    &BEARER
 }
 
 /// How a connection came to its end.

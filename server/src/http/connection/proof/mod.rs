@@ -6,5 +6,7 @@ mod oracle;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
+mod rules;
+#[cfg(test)]
 mod streams;
 mod world;
