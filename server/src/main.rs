@@ -1,5 +1,7 @@
 //! The binary: reads its command line, does what it says, and ends with one plain sentence when it cannot.
 
+#![expect(clippy::disallowed_macros, reason = "a command line talks to its terminal")]
+
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -13,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
+    abort_on_panic();
     let CommandLine { command, settings } = CommandLine::parse();
     let done = start_logging(&settings).and_then(|()| match command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(&settings).map_err(Failure::from),
@@ -26,6 +29,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A broken shard takes the process down, in builds that unwind too: a half-dead server is worse than a restart.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 fn start_logging(settings: &Settings) -> Result<(), Failure> {
