@@ -3,6 +3,8 @@
 //! `cargo run --release -p todo-server --example refresh_cost` prints medians. A refresh includes dropping the snapshot
 //! before it. Each run also checks that what it timed has happened.
 
+#![expect(clippy::disallowed_macros, clippy::disallowed_methods, reason = "it takes times and prints them")]
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,7 @@
 //! The two clocks of the process; everything else is given its times.
 
+#![expect(clippy::disallowed_methods, reason = "the one place that asks the system")]
+
 use std::sync::LazyLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 

@@ -1,5 +1,7 @@
 //! The binary: reads its command line, does what it says, and ends with one plain sentence when it cannot.
 
+#![expect(clippy::disallowed_macros, reason = "a command line talks to its terminal")]
+
 use std::process::ExitCode;
 use std::sync::Arc;
 

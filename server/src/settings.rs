@@ -1,5 +1,7 @@
 //! Every setting: a flag, an environment variable, a default, and what is wrong with a bad value.
 
+#![expect(clippy::doc_markdown, reason = "these comments are help texts, read in a terminal")]
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};

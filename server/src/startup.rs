@@ -1,5 +1,7 @@
 //! What must be true before the first connection: cores, descriptors, and a port that is ours alone.
 
+#![expect(clippy::disallowed_methods, reason = "nothing is served yet: waiting for a port may block")]
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::time::Duration;

@@ -1,6 +1,8 @@
 //! One acceptor that gives each connection to the shard with the fewest: exact balance for few connections, and the only
 //! balance there is where SO_REUSEPORT gives everything to the last listener (macOS).
 
+#![expect(clippy::disallowed_methods, reason = "a plain thread without a runtime may sleep")]
+
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::sync::Arc;

@@ -65,17 +65,17 @@ impl Reads {
         }
         Ok(match stored {
             Stored::One(None) => DeferredAnswer::Reject(Reject::NotFound),
-            Stored::One(Some(item)) => body(stand.store_id, vec![item], query, false),
-            Stored::Page { items, older } => body(stand.store_id, items, query, older),
+            Stored::One(Some(item)) => body(stand.store_id, &[item], query, false),
+            Stored::Page { items, older } => body(stand.store_id, &items, query, older),
         })
     }
 }
 
 /// The same bytes and the same validator that memory would give.
-fn body(store_id: [u8; 16], items: Vec<(ItemId, Box<[u8]>)>, query: Query, older: bool) -> DeferredAnswer {
+fn body(store_id: [u8; 16], items: &[(ItemId, Box<[u8]>)], query: Query, older: bool) -> DeferredAnswer {
     let last = items.last().map(|(id, _)| *id);
     let mut builder = Builder::new(store_id, 0);
-    for (id, json) in &items {
+    for (id, json) in items {
         builder.push(*id, json);
     }
     let page = builder.finish(Box::default(), ItemId::ZERO);

@@ -34,7 +34,7 @@ impl KnownHead {
     }
 
     /// Bytes of the head, the empty line included.
-    pub fn len(&self) -> usize {
+    pub fn head_bytes(&self) -> usize {
         self.bytes.len()
     }
 }

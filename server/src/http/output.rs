@@ -354,6 +354,9 @@ impl Output {
 mod tests {
     use super::*;
 
+    /// Letter and length of each piece.
+    type Pieces<'a> = &'a [(u8, usize)];
+
     /// An output beside the bytes that it should send.
     #[derive(Default)]
     struct Checked {
@@ -406,7 +409,7 @@ mod tests {
     #[test]
     fn neighbours_are_one_write_where_copying_is_cheaper() {
         let large = COALESCED_BYTES_MAX + 1;
-        let cases: [(&str, &[(u8, usize)], usize); 8] = [
+        let cases: [(&str, Pieces<'_>, usize); 8] = [
             // Shared pieces are in lower case, put ones in upper case.
             ("one", &[(b'a', 10)], 1),
             ("alternating", &[(b'a', 10), (b'b', 20), (b'a', 10), (b'b', 20)], 1),

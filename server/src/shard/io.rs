@@ -60,7 +60,7 @@ pub enum Runtime {
 impl Runtime {
     /// Builds the runtime of the calling thread with `driver`.
     ///
-    /// Ring flags: without single_issuer and defer_taskrun a ring costs up to 1.27 times as much at depth 1, so a kernel
+    /// Ring flags: without `single_issuer` and `defer_taskrun` a ring costs up to 1.27 times as much at depth 1, so a kernel
     /// that refuses them (before 6.1) gets the legacy driver instead; there is no rung in between.
     ///
     /// # Errors

@@ -5,6 +5,13 @@
 //!
 //! No test sleeps to be right: it waits for what must come, and fails when that has not come in [`harness::PATIENCE`].
 
+#![expect(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::needless_pass_by_value,
+    reason = "tests ask clocks, wait between looks, and say what they saw"
+)]
+
 mod api;
 mod backpressure;
 mod closing;

@@ -44,7 +44,7 @@ fn a_full_queue_refuses_within_milliseconds() {
         client.send(&post);
         client.send(&post);
         waiting.push(client);
-        if waiting.len() % 100 == 0 && server.metric("todo_queue_full_total") > 0.0 {
+        if waiting.len().is_multiple_of(100) && server.metric("todo_queue_full_total") > 0.0 {
             let mut small = server.connect();
             let asked = Instant::now();
             let answer = small.ask(&post);

@@ -107,7 +107,7 @@ impl SqliteReader {
 
     /// Where the store stands.
     pub fn stand(&mut self) -> Result<Stand, StoreError> {
-        self.in_transaction(|transaction| stand(transaction))
+        self.in_transaction(stand)
     }
 
     /// The oldest todo's id.

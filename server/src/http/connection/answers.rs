@@ -235,7 +235,7 @@ impl Connection {
 pub fn next_link(after: ItemId, limit: u32) -> String {
     let hyphenated = after.hyphenated();
     let id = String::from_utf8_lossy(&hyphenated);
-    format!("Link: <{}?after={id}&limit={limit}>; rel=\"next\"\r\n", ROUTE)
+    format!("Link: <{ROUTE}?after={id}&limit={limit}>; rel=\"next\"\r\n")
 }
 
 fn idempotency_line(id: ItemId) -> String {

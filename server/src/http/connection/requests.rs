@@ -64,7 +64,7 @@ impl Connection {
         if times == 0 {
             return None;
         }
-        let (head_bytes, query) = (known.len(), known.query);
+        let (head_bytes, query) = (known.head_bytes(), known.query);
         let mut hint = known.response_hint;
         let (responses, current) = site.current();
         let ready = responses.ready(query, &mut hint, times, &current);
@@ -140,7 +140,7 @@ impl Connection {
         let form = if is_unreadable(&head) { form.closing() } else { form };
         match routed {
             Ok(Route::List { limit, after }) => {
-                self.on_query(&head, Query::List { limit, after }, form, bytes, hash, site)
+                self.on_query(&head, Query::List { limit, after }, form, bytes, hash, site);
             }
             Ok(Route::Item(id)) => self.on_query(&head, Query::Item(id), form, bytes, hash, site),
             Ok(route) => self.on_other(route, form, &head, site),

@@ -189,7 +189,7 @@ impl<'a, 'c> Drive<'a, 'c> {
                         break stop;
                     }
                 }
-                Next::Resume => self.call(|machine, site| machine.resume(site)),
+                Next::Resume => self.call(Connection::resume),
                 Next::Wait => self.wait(),
                 Next::Linger => break self.linger(),
                 Next::Close => break Stop::Ended,
@@ -372,7 +372,7 @@ impl<'a, 'c> Drive<'a, 'c> {
         let is_due = self.machine.deadline_ms(self.site).is_some_and(|at_ms| at_ms <= self.site.now.tick_ms);
         let is_lingering = self.machine.next() == Next::Linger;
         let was_owed = !self.machine.output.is_empty();
-        let cut = self.call(|machine, site| machine.tick(site));
+        let cut = self.call(Connection::tick);
         assert_eq!(cut.is_some(), is_due, "what is due is cut, and nothing else");
         match cut? {
             Cut::Idle if is_lingering => Some(Stop::Lingered),

@@ -154,7 +154,7 @@ impl<'a> Check<'a> {
             Ok(route @ (Route::Create | Route::Replace(_) | Route::Patch(_) | Route::Delete(_))) => {
                 self.write(&head, route, form, body)
             }
-            routed => self.unread(&head, form, body, |check, form| match routed {
+            routed => self.unread(&head, form, &body, |check, form| match routed {
                 Ok(route) => check.read(route, &head, form),
                 Err(reject) => check.refuse(reject, form),
             }),
@@ -166,7 +166,7 @@ impl<'a> Check<'a> {
         &mut self,
         head: &Head<'_>,
         form: Form,
-        body: Whole,
+        body: &Whole,
         answer: impl FnOnce(&mut Check<'a>, Form) -> Option<End>,
     ) -> Option<End> {
         let has_body = !matches!(head.framing, Framing::None | Framing::Length(0));
@@ -190,7 +190,7 @@ impl<'a> Check<'a> {
     fn write(&mut self, head: &Head<'_>, route: Route, form: Form, body: Whole) -> Option<End> {
         let id = match door(head, route) {
             Ok(id) => id,
-            Err(reject) => return self.unread(head, form, body, |check, form| check.refuse(reject, form)),
+            Err(reject) => return self.unread(head, form, &body, |check, form| check.refuse(reject, form)),
         };
         if matches!(head.framing, Framing::Length(length) if length > 64 * 1024) {
             return self.refuse(Reject::BodyTooLarge, form);
