@@ -110,8 +110,11 @@ pub struct ShardCounters {
     rejects: [Count; Reject::KINDS],
     /// Connections taken.
     pub accepted: Count,
-    /// Connections open now.
+    /// Connections taken and not yet let go.
     pub connections: Count,
+    /// What the shard has to end before the process may: its connections, its listeners, and 1 until it has begun to
+    /// drain. One number, so that a connection on its way from a listener into the count is never missed.
+    pub unfinished: Count,
     /// Connections ended by a deadline or a bound, with nothing or something owed.
     pub cut: Count,
     /// Times that accepting waited because descriptors or socket memory had run out.
@@ -145,6 +148,7 @@ impl Default for ShardCounters {
             rejects: std::array::from_fn(|_| Count::default()),
             accepted: Count::default(),
             connections: Count::default(),
+            unfinished: Count(AtomicU64::new(1)),
             cut: Count::default(),
             accept_exhausted: Count::default(),
             reads: Count::default(),

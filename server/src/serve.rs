@@ -1,6 +1,7 @@
 //! Puts the process together: store, snapshot, shards, control plane; says what it has come to; waits for its end.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -11,7 +12,7 @@ use todo_worker::apply::Status;
 use todo_worker::channel::{self, QueueBounds};
 use todo_worker::sqlite::{OpenError, SqliteReader, SqliteStore};
 use todo_worker::traits::{Outcome, StoreError};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::bridge::{self, Ticket, ToShard, WaysBack};
 use crate::clock::{self, CLOCKS};
@@ -94,22 +95,19 @@ pub fn run(settings: &Settings) -> Result<(), ServeError> {
     };
     let snapshot = Arc::new(load(&mut readers[0], window).map_err(unusable)?);
     let loaded = Loaded { snapshot: Arc::clone(&snapshot), seeded, took_ms: (clock::tick_us() - begun_us) / 1_000 };
-    print!(
-        "{}",
-        summary(
-            settings,
-            &listeners,
-            accept,
-            &cores,
-            (driver, refusal.as_ref()),
-            connections_max,
-            descriptors,
-            &loaded
-        )
+    let summary = summary(
+        settings,
+        &listeners,
+        accept,
+        &cores,
+        (driver, refusal.as_ref()),
+        connections_max,
+        descriptors,
+        &loaded,
     );
 
     let process = Process { settings, secret: &secret, accept, cores, driver, connections_max };
-    process.serve(listeners, store, readers, snapshot, window)
+    process.serve(listeners, store, readers, snapshot, window, &summary)
 }
 
 /// What the rest of the start follows from.
@@ -136,6 +134,7 @@ impl Process<'_> {
         readers: Vec<SqliteReader>,
         snapshot: Arc<Snapshot>,
         window: Window,
+        summary: &str,
     ) -> Result<(), ServeError> {
         let shards_count = self.cores.of_shard.len();
         let counters: Vec<_> = (0..shards_count).map(|_| Arc::new(ShardCounters::default())).collect();
@@ -158,6 +157,9 @@ impl Process<'_> {
             draining: Arc::clone(&draining),
             driver: self.driver.name(),
         };
+        // The acceptor holds the first half until its end.
+        let (until_accepted, accepting) = oneshot::channel();
+        let (ready, is_ready) = std::sync::mpsc::channel();
         let refresh = Duration::from_millis(self.settings.refresh_ms);
         let control = ControlStart {
             to_shards: to_shards.clone(),
@@ -172,6 +174,8 @@ impl Process<'_> {
             status,
             counters: counters.clone(),
             draining: Arc::clone(&draining),
+            accepting: (self.accept == Accept::Handoff).then_some(accepting),
+            ready,
             drain_timeout: Duration::from_millis(self.settings.drain_timeout_ms),
         };
         // Started before any thread blocks signals: this one takes them all.
@@ -182,7 +186,12 @@ impl Process<'_> {
             Accept::Reuseport => None,
             Accept::Handoff => {
                 let listeners = sets.pop().unwrap_or_default();
-                Some(self.spawn_acceptor(listeners, to_shards, counters.clone(), draining)?)
+                let counters = counters.clone();
+                Some(spawn("acceptor", move || {
+                    acceptor::run(&listeners, &to_shards, &counters, &draining, CLOCKS);
+                    drop(until_accepted);
+                    Ok(())
+                })?)
             }
         };
         sets.resize_with(shards_count, Vec::new);
@@ -210,24 +219,16 @@ impl Process<'_> {
                 shard::run(start)
             })?);
         }
-        for thread in shards.into_iter().chain(acceptor).chain([control]) {
+        // Said when a signal would be taken in good order. Without the control plane its own error follows below.
+        if is_ready.recv().is_ok() {
+            // Nobody may listen (`todo-server | head -1`), which is no reason not to serve.
+            let _ = std::io::stdout().write_all(summary.as_bytes());
+        }
+        for thread in [control].into_iter().chain(shards).chain(acceptor) {
             let ended = thread.join().expect("a panic ends the process before");
             ended.map_err(|source| ServeError::System { what: "a shard or the control plane", source })?;
         }
         Ok(())
-    }
-
-    fn spawn_acceptor(
-        &self,
-        listeners: Vec<std::net::TcpListener>,
-        to_shards: Vec<ToShard>,
-        counters: Vec<Arc<ShardCounters>>,
-        draining: Arc<AtomicBool>,
-    ) -> Result<JoinHandle<std::io::Result<()>>, ServeError> {
-        spawn("acceptor", move || {
-            acceptor::run(&listeners, &to_shards, &counters, &draining, CLOCKS);
-            Ok(())
-        })
     }
 }
 

@@ -19,13 +19,13 @@ use todo_worker::apply::{self, Status};
 use todo_worker::channel::{ChannelFeed, ChannelLog, Published};
 use todo_worker::sqlite::{SqliteReader, SqliteStore};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::bridge::{Message, Request, Requests, Ticket, ToShard};
 use crate::control::feed::Follower;
 use crate::control::pages::Pages;
 use crate::control::reads::Reads;
-use crate::counters::ShardCounters;
+use crate::counters::{Count, ShardCounters};
 use crate::http::connection::DeferredAnswer;
 use crate::http::reject::Reject;
 use crate::limits::CONTROL_REQUESTS_MAX;
@@ -56,6 +56,10 @@ pub struct ControlStart {
     pub counters: Vec<Arc<ShardCounters>>,
     /// Set when the process begins to go.
     pub draining: Arc<AtomicBool>,
+    /// Ends when the acceptor has handed its last connection over; `None` where shards accept for themselves.
+    pub accepting: Option<oneshot::Receiver<()>>,
+    /// Told once signals are taken.
+    pub ready: std::sync::mpsc::Sender<()>,
     /// How long connections and writes have then.
     pub drain_timeout: Duration,
 }
@@ -71,6 +75,8 @@ pub fn run(start: ControlStart) -> std::io::Result<()> {
 
 async fn serve(start: ControlStart) -> std::io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // Whoever started the process may have gone already; that is no reason not to serve.
+    let _ = start.ready.send(());
     let (stop, stopped) = watch::channel(false);
     let applying = tokio::spawn(apply::run(0, start.log, start.store, start.feed, start.status, stopped));
     tokio::spawn(start.follower.run(start.published));
@@ -84,15 +90,19 @@ async fn serve(start: ControlStart) -> std::io::Result<()> {
     tracing::info!("{name}: no new connections; answering what is here");
     start.draining.store(true, Ordering::Relaxed);
     let end = tokio::time::Instant::now() + start.drain_timeout;
+    if let Some(accepting) = start.accepting {
+        // It never sends: its end is the word, or that it takes too long. What it has handed over stands before the next
+        // message to each shard.
+        let _ = tokio::time::timeout_at(end, accepting).await;
+    }
     start.to_shards.iter().for_each(|shard| shard.send(Message::Drain));
-    let open = || start.counters.iter().map(|shard| shard.connections.get()).sum::<u64>();
-    // A connection that was queued on a listener is taken first: the shards need a moment before the count means anything.
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    while open() > 0 && tokio::time::Instant::now() < end {
+    let sum = |count: fn(&ShardCounters) -> &Count| start.counters.iter().map(|shard| count(shard).get()).sum::<u64>();
+    while sum(|shard| &shard.unfinished) > 0 && tokio::time::Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    if open() > 0 {
-        tracing::warn!(connections = open(), "the drain timeout has passed; these are cut");
+    if sum(|shard| &shard.unfinished) > 0 {
+        let connections = sum(|shard| &shard.connections);
+        tracing::warn!(connections, "the drain timeout has passed; these are cut");
     }
     // What was accepted is committed, however long that takes: nothing else would keep the promise of a 202.
     stop.send_replace(true);

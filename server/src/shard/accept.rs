@@ -24,7 +24,7 @@ pub async fn run(shard: Rc<Shard>, listener: Listener) {
             io::sleep(Duration::from_millis(EXHAUSTED_WAIT_MS)).await;
         }
         if shard.draining.get() && listener.is_empty() {
-            return;
+            return shard.has_ended();
         }
     }
 }
@@ -51,14 +51,12 @@ fn take_queued(shard: &Rc<Shard>, listener: &Listener) -> bool {
 /// Takes an accepted socket into this shard.
 pub fn adopt(shard: &Rc<Shard>, socket: OwnedFd) {
     shard.counters.accepted.add(1);
-    // Not by the table: a burst is taken before the first of its tasks has entered itself there, and would fill the
-    // descriptors that the bound keeps free.
-    if shard.connections_count.get() >= shard.connections_max && !shard.make_room() {
+    if shard.counters.connections.get() >= shard.connections_max as u64 && !shard.make_room() {
         // Everybody is busy: the newcomer is closed at once rather than left to wait unseen.
         shard.counters.cut.add(1);
         return;
     }
-    shard.connections_count.set(shard.connections_count.get() + 1);
+    shard.take_on();
     io::spawn(serve(Rc::clone(shard), socket));
 }
 

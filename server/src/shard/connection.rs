@@ -26,7 +26,7 @@ use crate::limits::{BUSY_AFTER_BATCHES, BUSY_READ_BUFFER_BYTES, GATHERED_PIECES_
 use crate::shard::io::{Canceller, Stream, is_canceled};
 use crate::shard::{Peer, Shard};
 use crate::snapshot::Walk;
-use crate::sys::Gathered;
+use crate::sys::{Direction, Gathered};
 
 /// Serves one accepted socket to its end.
 pub async fn serve(shard: Rc<Shard>, socket: OwnedFd) {
@@ -37,6 +37,10 @@ pub async fn serve(shard: Rc<Shard>, socket: OwnedFd) {
         return;
     };
     let peer = shard.register(stream.raw());
+    if shard.draining.get() {
+        // It was queued when the process began to go: what has come with it is answered, and no more is waited for.
+        peer.shutdown(Direction::Read);
+    }
     let mut small_batches = 0;
     loop {
         shard.arm(&peer);

@@ -95,8 +95,6 @@ pub struct Shard {
     to_control: ToControl,
     counters: Arc<ShardCounters>,
     connections_max: usize,
-    /// Connections taken and not yet let go: those in the table, and those whose task has not begun.
-    connections_count: Cell<usize>,
     clocks: Clocks,
     index: u16,
     draining: Cell<bool>,
@@ -171,7 +169,6 @@ async fn serve(start: ShardStart) -> std::io::Result<()> {
         to_control: start.to_control,
         counters: start.counters,
         connections_max: start.connections_max,
-        connections_count: Cell::new(0),
         clocks: start.clocks,
         index: start.index,
         draining: Cell::new(false),
@@ -181,6 +178,7 @@ async fn serve(start: ShardStart) -> std::io::Result<()> {
         room: RefCell::default(),
     });
     for listener in listeners {
+        shard.counters.unfinished.add(1);
         io::spawn(accept::run(Rc::clone(&shard), listener));
     }
     io::spawn(sweep::run(Rc::clone(&shard)));
@@ -242,7 +240,6 @@ impl Shard {
             is_reset: Cell::new(false),
         });
         entry.insert(Rc::clone(&peer));
-        self.counters.connections.set(peers.len() as u64);
         peer
     }
 
@@ -251,13 +248,25 @@ impl Shard {
         self.peers.borrow_mut().remove(peer.key.index as usize);
         peer.socket.set(-1);
         peer.machine.borrow_mut().release(&mut self.site.borrow_mut());
-        self.counters.connections.set(self.peers.borrow().len() as u64);
         self.let_go();
     }
 
-    /// One connection fewer to count against the bound.
+    /// One connection more. Counted when it is taken and not when its task has begun: a burst would pass the bound, and
+    /// the end of the process would pass it over.
+    fn take_on(&self) {
+        self.counters.connections.add(1);
+        self.counters.unfinished.add(1);
+    }
+
+    /// One connection fewer.
     fn let_go(&self) {
-        self.connections_count.set(self.connections_count.get() - 1);
+        self.counters.connections.set(self.counters.connections.get() - 1);
+        self.has_ended();
+    }
+
+    /// One fewer of what must end before the process may.
+    fn has_ended(&self) {
+        self.counters.unfinished.set(self.counters.unfinished.get() - 1);
     }
 
     /// Sees to it that the wheel looks at `peer` by its deadline.
@@ -296,10 +305,12 @@ impl Shard {
         self.decide(|site| site.draining = true);
         self.accepting.borrow_mut().drain(..).for_each(Waker::wake);
         for (_, peer) in self.peers.borrow().iter() {
-            if peer.machine.borrow().idle_since_ms().is_some() {
+            // Owed an answer or not: one whose last answer is on its way would otherwise be waited for.
+            if peer.machine.borrow().is_between_requests() {
                 peer.shutdown(Direction::Read);
             }
         }
+        self.has_ended();
     }
 
     /// A buffer for a connection that is about to be busy, while there are some.

@@ -139,6 +139,7 @@ impl Server {
     fn restart_when_ended(mut self, change: impl FnOnce(Options) -> Options) -> Server {
         let (status, log) = self.wait();
         assert_eq!(status.code(), Some(0), "{log}");
+        assert!(!log.contains("the drain timeout has passed"), "it waited for nobody: {log}");
         let options = change(self.options.clone());
         options.start_in(self.take_folder())
     }
