@@ -15,9 +15,13 @@ use crate::report::Tally;
 /// Set for the compilers that cargo starts through this program.
 const WRAPS: &str = "XTASK_WRAPS_RUSTC";
 
-/// Tests that weigh the server's memory, which the sanitizer multiplies.
-const WEIGHING: [&str; 2] =
-    ["a_client_that_takes_a_byte_a_second_is_cut_and_costs_nothing", "who_does_not_read_is_not_read_from"];
+/// Tests that weigh the server's memory or CPU time, which the sanitizer multiplies.
+const WEIGHING: [&str; 4] = [
+    "a_client_that_takes_a_byte_a_second_is_cut_and_costs_nothing",
+    "a_full_table_neither_spins_nor_stops_anybody",
+    "a_long_list_read_slowly_is_one_version_of_it",
+    "who_does_not_read_is_not_read_from",
+];
 
 /// Becomes the compiler, with the sanitizer, when cargo has started this program as its wrapper; else returns.
 ///
