@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Args;
 
 use crate::command::{cargo, command, root, scratch, succeed};
+use crate::libtest;
 use crate::report::{Report, Tally};
 use crate::server::Server;
 use crate::{sanitizer, tools};
@@ -49,7 +50,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
         succeed(&mut cargo(&["build", "--locked", "--release", "--package", "todo-server", "--package", "todo-bench"]))
             .map(|()| Tally::ONE)
     });
-    report.step("kill -9 under write load", || kills(seed, (share_seconds / SECONDS_PER_KILL).max(1)));
+    report.step("kill -9 under write load", || kills((share_seconds / SECONDS_PER_KILL).max(1)));
     report.step("load", || load(share_seconds.max(1)));
     Ok(report.end())
 }
@@ -109,13 +110,10 @@ fn take_findings(target: &str) -> Result<(), String> {
     std::fs::remove_dir_all(&findings).map_err(|error| format!("{}: {error}", findings.display()))
 }
 
-fn kills(seed: u32, rounds: u32) -> Result<Tally, String> {
-    let release = root().join("target/release");
-    let mut kills = command(release.join("todo-bench"), &["kills"]);
-    kills
-        .args(["--rounds", &rounds.to_string(), "--seed", &seed.to_string(), "--server"])
-        .arg(release.join("todo-server"));
-    succeed(&mut kills).map(|()| Tally::ONE)
+/// The test of the same name, for more rounds.
+fn kills(rounds: u32) -> Result<Tally, String> {
+    let mut kills = cargo(&["test", "--locked", "--package", "todo-server", "--test", "it", "crash"]);
+    libtest::run(kills.env("KILL_ROUNDS", rounds.to_string()))
 }
 
 /// Reads of three shapes at three depths; the generator fails on any answer that is not right.

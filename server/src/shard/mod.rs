@@ -4,8 +4,8 @@
 //! - [`io`]: the one file that knows the runtime.
 //! - [`accept`]: connections come in.
 //! - [`connection`]: one connection's bytes, between its socket and its state machine.
-//! - [`sweep`]: time, deadlines and bounds, twenty times a second.
-//! - [`deadlines`], [`counters`]: the timing wheel, what is counted.
+//! - `sweep`: time, deadlines and bounds, twenty times a second.
+//! - [`deadlines`]: the timing wheel.
 
 pub mod accept;
 pub mod connection;

@@ -133,7 +133,6 @@ impl Connection {
             group.close_behind();
         }
         let closes = group.closes;
-        self.output.begin_turn();
         for member in group.into_members() {
             self.answer_member(member, site);
         }

@@ -15,7 +15,8 @@
 //! What the real code adds, and what each buys:
 //! 1. Equal heads are compared, not parsed, and answered as one slice of one run (`known`, `snapshot::response`):
 //!    80 pipelined requests are one parse, 79 comparisons and one write.
-//! 2. A turn ends at [`OUTPUT_BYTES_PER_TURN`](crate::limits::OUTPUT_BYTES_PER_TURN); the rest of the input waits unparsed, so no connection holds its shard.
+//! 2. A turn ends at [`OUTPUT_BYTES_PER_TURN`](crate::limits::OUTPUT_BYTES_PER_TURN); the rest of the input waits
+//!    unparsed, so no connection holds its shard.
 //! 3. A write joins a group only if its whole request is already here, so a slow body never delays what is complete.
 //!    One refused at the door keeps its place in the group, so answers stay in request order.
 //! 4. The body of a refused request is read and dropped up to a bound, else the connection closes: no byte of a body is

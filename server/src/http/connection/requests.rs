@@ -40,7 +40,6 @@ impl Connection {
         if self.group.is_some() && self.phase == Phase::Head {
             // Nothing more can join the group now.
             self.phase = Phase::Deferred;
-            self.starved = false;
         }
         at
     }
