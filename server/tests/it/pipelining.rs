@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, EndsWith, Options, PATIENCE, Response, Server, Silence, Todo, get, with_fields};
+use crate::harness::{Client, EndsWith, Options, Response, Server, Silence, Todo, get, with_fields};
 
 #[test]
 fn eighty_requests_in_one_write_have_eighty_equal_answers() {
@@ -162,7 +162,7 @@ fn an_endless_pipeline_holds_nobody_up() {
     });
 }
 
-/// Nothing else fits between a group that waits and its end: an open connection, no answer, no close.
+/// What is complete is answered at once, and what is not is neither answered nor given up.
 #[test]
 fn an_unfinished_request_behind_answers_waits() {
     let server = Server::start();
@@ -174,5 +174,4 @@ fn an_unfinished_request_behind_answers_waits() {
     assert_eq!(client.silence(Duration::from_millis(100)), Silence::Open);
     client.send(&get("/health")[10..]);
     assert_eq!(client.response(false).status, 200);
-    assert!(PATIENCE > Duration::from_secs(10), "the head's own deadline has not passed");
 }

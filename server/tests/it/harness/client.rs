@@ -153,6 +153,14 @@ impl Client {
         self.stream.read(&mut buffer)
     }
 
+    /// Whether the first byte of an answer comes in time; it is not read.
+    pub fn is_answered_within(&mut self, at_most: Duration) -> bool {
+        self.stream.set_read_timeout(Some(at_most)).expect("a timeout");
+        let is_answered = matches!(self.stream.peek(&mut [0]), Ok(1));
+        self.stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        is_answered
+    }
+
     /// Waits until the server ends the connection or `at_most` has passed; nothing may come before that.
     pub fn silence(&mut self, at_most: Duration) -> Silence {
         assert!(self.received.is_empty(), "nothing more was to come");
