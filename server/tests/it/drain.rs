@@ -91,6 +91,23 @@ fn what_lies_in_the_sockets_at_the_signal_is_answered() {
     assert!(todos.iter().all(|todo| todo.title == "on its way"));
 }
 
+/// The same for a pipeline: every one of its requests lies there before the signal.
+#[test]
+fn a_pipeline_in_the_socket_at_the_signal_is_answered_to_its_end() {
+    let server = Server::start();
+    let mut client = server.connect();
+    assert_eq!(client.ask(&get("/health")).status, 200);
+    server.signal(Signal::STOP);
+    client.send(&get("/todos?limit=10").repeat(10));
+    client.send(&server.post("in the middle").repeat(2));
+    client.send(&get("/todos?limit=1"));
+    server.signal(Signal::TERM);
+    server.signal(Signal::CONT);
+    let statuses: Vec<u16> = std::iter::from_fn(|| client.try_response()).map(|answer| answer.status).collect();
+    assert_eq!(statuses, [[200; 10].as_slice(), &[202, 202, 200]].concat());
+    server.wait_and_restart();
+}
+
 /// A new connection that waits in the queue was there before the signal too.
 #[test]
 fn what_is_queued_on_the_listener_is_answered() {

@@ -130,7 +130,7 @@ impl Connection {
             return Step::Stop;
         }
         *at += end;
-        let form = self.form_of(&head, site);
+        let form = self.form_of(&head, rest.len() - end, site);
         if let Ok(route) = routed
             && is_write(route)
         {
@@ -161,8 +161,16 @@ impl Connection {
             && self.group.as_ref().is_some_and(|group| group.has_room_for(body_bytes))
     }
 
-    fn form_of(&self, head: &Head<'_>, site: &Site) -> Form {
-        let persistence = match (head.keep_alive && !site.draining, head.keep_alive_echo) {
+    /// How the answer to `head` is framed; `behind_bytes` have come behind it. While the process drains the last request
+    /// that is here closes the connection, and those before it are answered like any other.
+    fn form_of(&self, head: &Head<'_>, behind_bytes: usize, site: &Site) -> Form {
+        let is_last = match head.framing {
+            Framing::None => behind_bytes == 0,
+            Framing::Length(length) => behind_bytes as u64 <= length,
+            Framing::Chunked => true,
+        };
+        let keep_alive = head.keep_alive && !(site.draining && is_last);
+        let persistence = match (keep_alive, head.keep_alive_echo) {
             (false, _) => Persistence::Close,
             (true, true) => Persistence::KeepAliveEcho,
             (true, false) => Persistence::KeepAlive,
