@@ -11,7 +11,7 @@ use super::head::{Head, Method, TargetForm};
 use super::reject::Reject;
 
 /// The first segment of every path that names items.
-pub const COLLECTION: &str = "todos";
+pub const COLLECTION: &str = todo_proto::names::ROUTE.split_at(1).1;
 
 /// What is asked for. A HEAD is the GET of the same target; `Head::method` tells them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
