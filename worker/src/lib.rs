@@ -5,6 +5,9 @@
 //! - [`apply`]: the loop between them, the same for every log, store and feed
 //! - [`channel`]: the log and the feed of one process, in memory
 //! - [`sqlite`]: the store in one file, and the reads that a snapshot needs
+//! - [`reads`]: what a snapshot reads of a store
+//! - [`messages`]: the fast path from publishers to followers
+//! - [`tls`]: whom to believe
 //! - [`sample`] and [`fill`]: varied todos, and how a store is filled with them
 //! - [`limits`]: every bound of this crate
 //!
@@ -16,6 +19,9 @@ pub mod apply;
 pub mod channel;
 pub mod fill;
 pub mod limits;
+pub mod messages;
+pub mod reads;
 pub mod sample;
 pub mod sqlite;
+pub mod tls;
 pub mod traits;

@@ -35,6 +35,9 @@ pub const PURGE_ROWS_MAX: u32 = 2_000;
 /// promised an effect and stay until somebody has looked at them.
 pub const KEY_REUSED_KEPT_MAX: u32 = 10_000;
 
+/// Rows that a repair reads. More are not repaired but loaded.
+pub const REPAIR_ROWS_MAX: u32 = 10_000;
+
 /// Pages of the write-ahead log (4 KiB each) after which it is written back into the file, between two batches. It can
 /// grow beyond while a reader holds an old view.
 pub const WAL_PAGES_MAX: u64 = 4_000;

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use crate::traits::{Begun, CaughtUp, Named, StoreError, TodoStore};
 
 pub use open::OpenError;
-pub use read::{Below, Json, Loaded, SqliteReader, Stand};
+pub use read::SqliteReader;
 use write::Writer;
 
 /// The time in ms since the Unix epoch. Given from outside, so that a test can be next week.

@@ -4,11 +4,11 @@
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row as SqlRow, Transaction};
-use todo_proto::change::StoreId;
 use todo_proto::id::ItemId;
 use todo_proto::todo::TodoFields;
 
 use crate::limits::BUSY_TIMEOUT;
+use crate::reads::{Below, Json, Loaded, Stand};
 use crate::sqlite::open::open_error;
 use crate::sqlite::{OpenError, number, store_error};
 use crate::traits::StoreError;
@@ -16,44 +16,6 @@ use crate::traits::StoreError;
 /// A connection that reads. One thread uses it at a time; it blocks.
 pub struct SqliteReader {
     connection: Connection,
-}
-
-/// Where a store stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stand {
-    /// The store's name.
-    pub store_id: StoreId,
-    /// Position by partition.
-    pub positions: Vec<u64>,
-    /// By partition: everything appended before this (ms since the Unix epoch) is applied.
-    pub caught_up_at_ms: Vec<u64>,
-}
-
-/// A todo's JSON.
-pub type Json = Box<[u8]>;
-
-/// What a load has read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Loaded {
-    /// Where the store stood.
-    pub stand: Stand,
-    /// How many todos.
-    pub todos_count: usize,
-    /// Bytes of their JSON.
-    pub json_bytes: usize,
-    /// The store has more, all of them older.
-    pub older: bool,
-}
-
-/// What lies below an id.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Below {
-    /// Where the store stood.
-    pub stand: Stand,
-    /// Todos and their JSON, newest first.
-    pub todos: Vec<(ItemId, Json)>,
-    /// The store has more, all of them older.
-    pub older: bool,
 }
 
 const COLUMNS: &str = "id, updated_at, completed, title, description";
