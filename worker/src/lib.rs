@@ -7,6 +7,7 @@
 //! - [`sqlite`]: the store in one file, and the reads that a snapshot needs
 //! - [`reads`]: what a snapshot reads of a store
 //! - [`messages`]: the fast path from publishers to followers
+//! - [`publish`]: gathers changes and sends them as messages
 //! - [`tls`]: whom to believe
 //! - [`sample`] and [`fill`]: varied todos, and how a store is filled with them
 //! - [`limits`]: every bound of this crate
@@ -20,6 +21,7 @@ pub mod channel;
 pub mod fill;
 pub mod limits;
 pub mod messages;
+pub mod publish;
 pub mod reads;
 pub mod sample;
 pub mod sqlite;
