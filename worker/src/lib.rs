@@ -7,6 +7,7 @@
 //! - [`sqlite`]: the store in one file, and the reads that a snapshot needs
 //! - [`reads`]: what a snapshot reads of a store
 //! - [`messages`]: the fast path from publishers to followers
+//! - [`settings`]: where the services of a cluster are
 //! - [`tls`]: whom to believe
 //! - [`sample`] and [`fill`]: varied todos, and how a store is filled with them
 //! - [`limits`]: every bound of this crate
@@ -22,6 +23,7 @@ pub mod limits;
 pub mod messages;
 pub mod reads;
 pub mod sample;
+pub mod settings;
 pub mod sqlite;
 pub mod tls;
 pub mod traits;

@@ -35,6 +35,11 @@ pub const PURGE_ROWS_MAX: u32 = 2_000;
 /// promised an effect and stay until somebody has looked at them.
 pub const KEY_REUSED_KEPT_MAX: u32 = 10_000;
 
+/// Partitions of a store. Each is a task of the worker, and a queue of each server.
+pub const PARTITIONS_MAX: u32 = 1_024;
+/// Todos of the largest list that has a document in Redis.
+pub const CACHE_LIMIT_MAX: u32 = 100_000;
+
 /// Rows that a repair reads. More are not repaired but loaded.
 pub const REPAIR_ROWS_MAX: u32 = 10_000;
 
