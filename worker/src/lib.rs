@@ -5,9 +5,11 @@
 //! - [`apply`]: the loop between them, the same for every log, store and feed
 //! - [`channel`]: the log and the feed of one process, in memory
 //! - [`sqlite`]: the store in one file, and the reads that a snapshot needs
+//! - [`postgres`]: the store of a cluster, its reads, leases and dead letters
 //! - [`reads`]: what a snapshot reads of a store
 //! - [`messages`]: the fast path from publishers to followers
 //! - [`publish`]: gathers changes and sends them as messages
+//! - [`settings`]: where the services of a cluster are
 //! - [`tls`]: whom to believe
 //! - [`sample`] and [`fill`]: varied todos, and how a store is filled with them
 //! - [`limits`]: every bound of this crate
@@ -21,9 +23,11 @@ pub mod channel;
 pub mod fill;
 pub mod limits;
 pub mod messages;
+pub mod postgres;
 pub mod publish;
 pub mod reads;
 pub mod sample;
+pub mod settings;
 pub mod sqlite;
 pub mod tls;
 pub mod traits;
