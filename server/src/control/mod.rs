@@ -1,15 +1,21 @@
 //! The control plane: one tokio runtime on a thread of its own. It follows the changes, applies the writes, answers what
 //! memory cannot, and takes the signals. Nothing here is on the way of a cached read.
 //!
-//! - [`feed`]: changes become snapshots, snapshots reach the shards.
+//! - [`feed`]: changes of this process become snapshots.
+//! - [`follow`]: changes of a store in another process become snapshots.
+//! - [`gate`]: whether writes may be taken.
+//! - [`serving`]: snapshots reach the shards.
 //! - [`reads`]: what lies below the snapshot's floor.
 //! - [`pages`]: `/ready` and `/metrics`.
 //! - [`acceptor`]: hands connections to shards where they have no listeners of their own.
 
 pub mod acceptor;
 pub mod feed;
+pub mod follow;
+pub mod gate;
 pub mod pages;
 pub mod reads;
+pub mod serving;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

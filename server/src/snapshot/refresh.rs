@@ -85,7 +85,9 @@ impl Snapshot {
     /// both, and counting all of that one's pages as replaced. Of the same store it must have caught up with it.
     pub fn replacing(self, served: &Snapshot, version: u64) -> Snapshot {
         assert!(version > self.version && version > served.version, "version {version}");
-        let is_same_store = self.store_id == served.store_id;
+        // The count of partitions belongs to the store: with another one it is another store.
+        let is_same_store =
+            self.store_id == served.store_id && self.positions.len() == served.positions.len();
         assert!(!is_same_store || are_reached(&served.positions, &self.positions), "a position went back");
         Snapshot { version, replaced_bytes: served.replaced_bytes + served.bytes(), ..self }
     }
