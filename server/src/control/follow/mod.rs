@@ -202,9 +202,8 @@ impl Follow {
     pub fn loaded(&mut self, snapshot: Snapshot) {
         let Load::Reading { messages, .. } = std::mem::replace(&mut self.load, Load::None) else { return };
         let mut copy = Replica::new(Arc::new(snapshot));
-        for message in messages.into_iter().filter(|message| message.store_id == *copy.store_id()) {
-            // A gap is seen when it is compared with what is served, or by the next look.
-            message.pieces.into_iter().for_each(|piece| drop(take(&mut copy, piece)));
+        for message in messages {
+            copy.catch(message);
         }
         self.load = Load::Catching { copy, asked: BTreeSet::new() };
     }
@@ -310,21 +309,15 @@ impl Follow {
                 *kept += bytes;
                 messages.push(message.clone());
             }
-            Load::Catching { copy, .. } if message.store_id == *copy.store_id() => {
-                message.pieces.iter().cloned().for_each(|piece| drop(take(copy, piece)));
-            }
-            Load::None | Load::Wanted | Load::Reading { .. } | Load::Catching { .. } => {}
+            Load::Catching { copy, .. } => copy.catch(message.clone()),
+            Load::None | Load::Wanted | Load::Reading { .. } => {}
         }
         let Some(served) = self.served.as_mut().filter(|served| message.store_id == *served.store_id()) else { return };
         for piece in message.pieces {
             let part = piece.part;
-            match take(served, piece) {
-                None => self.counts.unreadable += 1,
-                Some(Taken::Gap) => {
-                    self.counts.gaps += 1;
-                    self.repairs.insert(part);
-                }
-                Some(Taken::Old | Taken::Moved | Taken::Kept) => {}
+            if served.take(piece) == Taken::Gap {
+                self.counts.gaps += 1;
+                self.repairs.insert(part);
             }
         }
     }
@@ -360,11 +353,6 @@ impl Shown {
         }
         self.positions.iter_mut().zip(positions).for_each(|(mine, shown)| *mine = (*mine).max(*shown));
     }
-}
-
-/// `None` for a partition that the copy does not have.
-fn take(copy: &mut Replica, piece: todo_proto::message::Piece) -> Option<Taken> {
-    ((piece.part as usize) < copy.positions().len()).then(|| copy.take(piece))
 }
 
 /// Another store, or one that has become another.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use todo_proto::change::{Change, StoreId};
 use todo_proto::defects::{Defect, is_on};
-use todo_proto::message::Piece;
+use todo_proto::message::{Message, Piece};
 
 use crate::control::feed::Window;
 use crate::limits::PIECES_BYTES_MAX;
@@ -53,10 +53,20 @@ impl Replica {
         Replica { snapshot, positions, fresh: Vec::new(), incomplete, incomplete_bytes: 0 }
     }
 
-    /// PROTOCOL "Load and follow", MESSAGE. `piece.part` is one of ours.
+    /// Takes what fits of a message that came while nobody served this copy. A gap is seen when the copy is compared with
+    /// what is served, or by the next look.
+    pub fn catch(&mut self, message: Message) {
+        if message.store_id == *self.store_id() {
+            for piece in message.pieces {
+                let _ = self.take(piece);
+            }
+        }
+    }
+
+    /// PROTOCOL "Load and follow", MESSAGE. A partition that the store does not have is nothing new.
     pub fn take(&mut self, piece: Piece) -> Taken {
         let Piece { part, from, to, count, .. } = piece;
-        let position = self.positions[part as usize];
+        let Some(&position) = self.positions.get(part as usize) else { return Taken::Old };
         if to <= position {
             return Taken::Old;
         }
