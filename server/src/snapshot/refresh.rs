@@ -246,7 +246,7 @@ mod tests {
             ("equal", load(1, &[5, 7]), 5, true),
             ("ahead", load(1, &[5, 9]), 5, true),
             ("behind", load(1, &[4, 9]), 5, false),
-            ("other partitions", load(1, &[9]), 5, false),
+            ("another count of partitions, so another store", load(1, &[9]), 5, true),
             ("under an old version", load(1, &[5, 7]), 4, false),
             ("another store", load(2, &[0]), 5, true),
         ];
