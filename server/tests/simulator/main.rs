@@ -132,13 +132,13 @@ async fn simulate(seed: u64) -> Outcome {
     let world = World::new(seed);
     let workers = Arc::new(Mutex::new(Workers::start(&world)));
     let servers = Servers::start(&world, 3);
-    tokio::spawn(process::watch_over(Arc::clone(&workers)));
-    tokio::spawn(check::observe(world.clone(), servers.clone()));
-    tokio::spawn(check::observe(world.clone(), servers.clone()));
+    world.spawn(process::watch_over(Arc::clone(&workers)));
+    world.spawn(check::observe(world.clone(), servers.clone()));
+    world.spawn(check::observe(world.clone(), servers.clone()));
     let count = COMMANDS_MIN / CLIENTS + 5;
     let clients: Vec<_> =
         (0..CLIENTS).map(|_| tokio::spawn(clients::run(world.clone(), servers.clone(), count))).collect();
-    let chaos = tokio::spawn(chaos(world.clone(), servers.clone(), Arc::clone(&workers)));
+    let chaos = world.spawn(chaos(world.clone(), servers.clone(), Arc::clone(&workers)));
     for client in clients {
         let done = timeout(Duration::from_secs(600), client).await;
         if done.is_err() {
@@ -149,7 +149,11 @@ async fn simulate(seed: u64) -> Outcome {
     chaos.abort();
     heal(&world, &servers, &workers).await;
     settle(&world, &servers).await;
+    let has_panicked = world.has_panicked();
     let mut state = world.state();
+    if has_panicked {
+        state.violate("a task has panicked");
+    }
     if state.violations.is_empty() {
         check::at_the_end(&mut state, &servers);
     }

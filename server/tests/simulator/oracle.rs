@@ -26,8 +26,6 @@ struct Part {
     numbers: HashMap<ProducerId, u64>,
     /// From a position on, what the partition had caught up with.
     caught_up: Vec<(u64, u64)>,
-    /// Position of the first command of a producer and number.
-    first: HashMap<(ProducerId, u64), u64>,
 }
 
 /// One todo's life.
@@ -58,13 +56,7 @@ impl Oracle {
     pub fn appended(&mut self, part: u32, records: &[Vec<u8>]) {
         let part = part as usize;
         self.parts.resize_with(self.parts.len().max(part + 1), Part::default);
-        let part = &mut self.parts[part];
-        for bytes in records {
-            part.records.push(bytes.clone());
-            let record = Record::decode(bytes).expect("we encoded it");
-            let position = part.records.len() as u64;
-            part.first.entry((record.producer, record.number)).or_insert(position);
-        }
+        self.parts[part].records.extend_from_slice(records);
     }
 
     /// The store has noted that a partition has caught up.
@@ -85,11 +77,6 @@ impl Oracle {
             let (_, json) = todo.versions[..count].last()?;
             Some((*id, json.as_ref()?))
         })
-    }
-
-    /// Where the log has a command, if it has.
-    pub fn position_of(&self, part: u32, producer: ProducerId, number: u64) -> Option<u64> {
-        self.parts.get(part as usize)?.first.get(&(producer, number)).copied()
     }
 
     fn advance_part(&mut self, part: u32, position: usize) -> bool {

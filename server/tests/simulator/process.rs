@@ -83,7 +83,7 @@ impl Server {
         let mut tasks = Vec::new();
         let queues = (0..partitions).map(|part| {
             let (queue, sent) = mpsc::unbounded_channel();
-            tasks.push(tokio::spawn(append(world.clone(), part, producer, sent)).abort_handle());
+            tasks.push(world.spawn(append(world.clone(), part, producer, sent)));
             queue
         });
         let queues = queues.collect();
@@ -104,7 +104,7 @@ impl Server {
             crate::check::served(&mut of_world.state(), number, &held, &newer);
             *held = newer;
         });
-        tasks.push(tokio::spawn(follow).abort_handle());
+        tasks.push(world.spawn(follow));
         let readers = (0..2).map(|_| Reader(world.clone())).collect();
         let reads = Reads::new(readers, Some(view.subscribe()), shown);
         Server { number, partitions, queues, view: view.subscribe(), slot, reads, clock_off_ms: Arc::default(), tasks }
@@ -205,7 +205,7 @@ impl Workers {
     pub fn start(world: &World) -> Workers {
         let publishers = (0..2).map(|_| {
             let (publisher, publishing) = publisher();
-            tokio::spawn(publishing.run(Sender(world.clone())));
+            world.spawn(publishing.run(Sender(world.clone())));
             publisher
         });
         let mut workers =
@@ -222,8 +222,10 @@ impl Workers {
         let (status_sender, status) = watch::channel(Status::default());
         let (stop, stopped) = watch::channel(false);
         let (log, session) = (Log::open(world, part), Session::open(world));
-        let loop_ = apply::run(part, log, session, self.publishers[worker].clone(), status_sender, stopped);
-        let task = tokio::spawn(loop_).abort_handle();
+        let publisher = self.publishers[worker].clone();
+        let task = world.spawn(async move {
+            drop(apply::run(part, log, session, publisher, status_sender, stopped).await);
+        });
         let generation = world.state().topic.generation;
         self.running.entry(part).or_default().push(Running { status, stop, task, generation });
     }

@@ -1,11 +1,13 @@
 //! The log: a topic of a broker, and one worker's view of a partition of it.
 
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use todo_proto::command::Record;
 use todo_proto::fold::Entry;
 use todo_worker::traits::{CommandLog, Extent, LogError, Outcome};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::oracle::short;
@@ -16,8 +18,8 @@ pub struct Topic {
     pub partitions: Vec<Vec<Vec<u8>>>,
     /// Grows when the topic is made anew.
     pub generation: u32,
-    /// Says that something was appended.
-    moved: watch::Sender<u64>,
+    /// Says that something was appended. Wakes in the order in which they wait, which `watch` does not.
+    moved: Arc<Notify>,
 }
 
 /// What a broker says of a batch.
@@ -32,7 +34,7 @@ impl Topic {
         Topic {
             partitions: (0..partitions).map(|_| Vec::new()).collect(),
             generation: 0,
-            moved: watch::Sender::new(0),
+            moved: Arc::default(),
         }
     }
 
@@ -40,12 +42,12 @@ impl Topic {
     pub fn make_anew(&mut self) {
         self.partitions.iter_mut().for_each(Vec::clear);
         self.generation += 1;
-        self.moved.send_modify(|count| *count += 1);
+        self.moved.notify_waiters();
     }
 
     fn append(&mut self, part: u32, records: &[Vec<u8>]) {
         self.partitions[part as usize].extend_from_slice(records);
-        self.moved.send_modify(|count| *count += 1);
+        self.moved.notify_waiters();
     }
 }
 
@@ -115,14 +117,14 @@ pub struct Log {
     offset: u64,
     generation: u32,
     is_closed: bool,
-    moved: watch::Receiver<u64>,
+    moved: Arc<Notify>,
 }
 
 impl Log {
     pub fn open(world: &World, part: u32) -> Log {
         let (generation, moved) = {
             let state = world.state();
-            (state.topic.generation, state.topic.moved.subscribe())
+            (state.topic.generation, Arc::clone(&state.topic.moved))
         };
         Log { world: world.clone(), part, offset: 0, generation, is_closed: false, moved }
     }
@@ -158,7 +160,8 @@ impl CommandLog for Log {
             if self.is_closed {
                 return Ok(None);
             }
-            self.moved.borrow_and_update();
+            let mut moved = pin!(Arc::clone(&self.moved).notified_owned());
+            moved.as_mut().enable();
             self.world.pause().await;
             self.reconnect()?;
             let entries = {
@@ -179,8 +182,7 @@ impl CommandLog for Log {
                 self.offset = last.offset + 1;
                 return Ok(Some(entries));
             }
-            // The topic lives as long as the world.
-            let _ = self.moved.changed().await;
+            moved.await;
         }
     }
 

@@ -5,10 +5,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use todo_server::snapshot::ETag;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::channel::Channel;
@@ -89,7 +92,18 @@ impl Fault {
 
 /// A handle on everything.
 #[derive(Clone)]
-pub struct World(Arc<Mutex<State>>);
+pub struct World(Arc<Mutex<State>>, Arc<AtomicBool>);
+
+/// Notes when it is dropped by a panic.
+struct PanicGuard(Arc<AtomicBool>);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
 
 /// Everything.
 pub struct State {
@@ -122,7 +136,7 @@ impl World {
     pub fn new(seed: u64) -> World {
         let mut random = fastrand::Rng::with_seed(seed);
         let store_id = random.u128(..).to_be_bytes();
-        World(Arc::new(Mutex::new(State {
+        let state = State {
             begun: Instant::now(),
             is_healed: false,
             met: BTreeMap::new(),
@@ -138,7 +152,23 @@ impl World {
             violations: Vec::new(),
             log: String::new(),
             random,
-        })))
+        };
+        World(Arc::new(Mutex::new(state)), Arc::default())
+    }
+
+    /// Begins a task. One that panics is seen at the end.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        let guard = PanicGuard(Arc::clone(&self.1));
+        let guarded = async move {
+            let _guard = guard;
+            task.await;
+        };
+        tokio::spawn(guarded).abort_handle()
+    }
+
+    /// Whether a task has panicked.
+    pub fn has_panicked(&self) -> bool {
+        self.1.load(Ordering::Relaxed)
     }
 
     /// Everything, for a moment without an await.
