@@ -9,6 +9,7 @@
 //! - [`reads`]: what a snapshot reads of a store
 //! - [`messages`]: the fast path from publishers to followers
 //! - [`publish`]: gathers changes and sends them as messages
+//! - [`command_line`]: what the worker is told
 //! - [`settings`]: where the services of a cluster are
 //! - [`tls`]: whom to believe
 //! - [`sample`] and [`fill`]: varied todos, and how a store is filled with them
@@ -20,6 +21,7 @@
 
 pub mod apply;
 pub mod channel;
+pub mod command_line;
 pub mod fill;
 pub mod limits;
 pub mod messages;
