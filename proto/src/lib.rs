@@ -6,6 +6,7 @@
 //! - [`command`]: a write asked for, and its record in the log, byte by byte
 //! - [`fold`]: how a batch of commands changes the rows of a partition
 //! - [`change`]: a write done, and the arithmetic of positions
+//! - [`partition`]: which partition of the log a todo belongs to
 //! - [`limits`]: every bound of this crate
 #![forbid(unsafe_code)]
 
@@ -15,4 +16,5 @@ pub mod fold;
 pub mod id;
 pub mod limits;
 pub mod names;
+pub mod partition;
 pub mod todo;

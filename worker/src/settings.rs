@@ -271,9 +271,11 @@ impl Connections {
             (Some(mechanism), Some(username), Some(password)) => Ok(Some(Sasl { mechanism, username, password })),
             (None, None, None) => Ok(None),
             (Some(_), None, _) => alone("KAFKA_SASL_MECHANISM", "KAFKA_USERNAME", "set who logs in"),
-            (Some(_), _, None) => {
-                alone("KAFKA_SASL_MECHANISM", "KAFKA_PASSWORD", "set it, or KAFKA_PASSWORD_FILE to a file that holds it")
-            }
+            (Some(_), _, None) => alone(
+                "KAFKA_SASL_MECHANISM",
+                "KAFKA_PASSWORD",
+                "set it, or KAFKA_PASSWORD_FILE to a file that holds it",
+            ),
             (None, Some(_), _) => alone("KAFKA_USERNAME", "KAFKA_SASL_MECHANISM", "set how to log in"),
             (None, None, Some(_)) => alone("KAFKA_PASSWORD", "KAFKA_SASL_MECHANISM", "set how to log in"),
         }
@@ -285,7 +287,11 @@ impl Connections {
 ///
 /// # Errors
 /// Both are set; the file cannot be read, or holds nothing.
-pub fn secret(name: &'static str, value: Option<&Secret>, file: Option<&Path>) -> Result<Option<Secret>, SettingsError> {
+pub fn secret(
+    name: &'static str,
+    value: Option<&Secret>,
+    file: Option<&Path>,
+) -> Result<Option<Secret>, SettingsError> {
     match (value.filter(|value| !value.0.is_empty()), file.filter(|path| !path.as_os_str().is_empty())) {
         (Some(_), Some(_)) => Err(SettingsError::Twice(name)),
         (Some(value), None) => Ok(Some(value.clone())),
@@ -349,7 +355,10 @@ mod tests {
         let cluster = connections(&BOTH).cluster().expect("it makes sense").expect("it is one");
         assert_eq!(cluster.kafka.brokers, ["a:9092", "b:9092"]);
         assert_eq!((cluster.kafka.topic.as_str(), cluster.kafka.partitions), ("todo-commands", 32));
-        assert_eq!((cluster.redis.url.reveal(), &cluster.redis.cache_limits[..]), (REDIS_URL_DEFAULT, &[10, 1_000][..]));
+        assert_eq!(
+            (cluster.redis.url.reveal(), &cluster.redis.cache_limits[..]),
+            (REDIS_URL_DEFAULT, &[10, 1_000][..])
+        );
         assert_eq!(connections(&["--kafka-brokers="]).cluster(), Ok(None));
     }
 
