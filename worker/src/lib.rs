@@ -5,6 +5,7 @@
 //! - [`apply`]: the loop between them, the same for every log, store and feed
 //! - [`channel`]: the log and the feed of one process, in memory
 //! - [`sqlite`]: the store in one file, and the reads that a snapshot needs
+//! - [`postgres`]: the store of a cluster, its reads, leases and dead letters
 //! - [`reads`]: what a snapshot reads of a store
 //! - [`messages`]: the fast path from publishers to followers
 //! - [`settings`]: where the services of a cluster are
@@ -21,6 +22,7 @@ pub mod channel;
 pub mod fill;
 pub mod limits;
 pub mod messages;
+pub mod postgres;
 pub mod reads;
 pub mod sample;
 pub mod settings;

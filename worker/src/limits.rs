@@ -43,10 +43,55 @@ pub const CACHE_LIMIT_MAX: u32 = 100_000;
 /// Rows that a repair reads. More are not repaired but loaded.
 pub const REPAIR_ROWS_MAX: u32 = 10_000;
 
+/// Bytes of JSON that a repair reads. More is not repaired but loaded, which a window bounds.
+pub const REPAIR_JSON_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// To have a socket, TLS and a login at Postgres. It is away after that.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a connection of the pool to become free. The store is away after that.
+pub const POOL_WAIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// In Postgres: for a row that another session holds. Above what a frozen one can hold it for.
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
+/// In Postgres: for one statement.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// In Postgres: for a session that is silent inside a transaction, before it is ended. A worker that was frozen there
+/// holds its partition this long.
+pub const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(2);
+/// Here: for one call of a few flights. Above the statement's, so that the server has the first word; this one is for a
+/// server that says nothing.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// Here: for the next rows of a long read.
+pub const LOAD_PROGRESS_TIMEOUT: Duration = Duration::from_secs(15);
+/// In Postgres: for the whole of a long read (a load, an export).
+pub const LOAD_STATEMENT_TIMEOUT: Duration = Duration::from_secs(600);
+/// For bytes to be acknowledged by the other side's kernel, before the connection is given up.
+pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Silence after which a connection is probed.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// Between two probes.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Probes without an answer after which a connection is given up.
+pub const KEEPALIVE_RETRIES: u32 = 3;
+/// For other processes that migrate the same store.
+pub const MIGRATE_LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a partition belongs to a worker that says nothing more. Another takes it then.
+pub const LEASE: Duration = Duration::from_secs(6);
+/// How often a worker says that it is there.
+pub const LEASE_RENEW_EVERY: Duration = Duration::from_millis(1_500);
+
+/// Dead letters that one list shows.
+pub const DEAD_LETTERS_LISTED_MAX: u32 = 1_000;
+
 /// Pages of the write-ahead log (4 KiB each) after which it is written back into the file, between two batches. It can
 /// grow beyond while a reader holds an old view.
 pub const WAL_PAGES_MAX: u64 = 4_000;
 /// How long a statement waits for another process that writes to the file (`sqlite3` by hand, say).
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
+// Who waits for a frozen worker's partition gets it, and the server answers before the caller gives up.
+const _: () = assert!(IDLE_IN_TRANSACTION_TIMEOUT.as_millis() < LOCK_TIMEOUT.as_millis());
+const _: () = assert!(STATEMENT_TIMEOUT.as_millis() < CALL_TIMEOUT.as_millis());
+// A lost renewal loses no lease.
+const _: () = assert!(3 * LEASE_RENEW_EVERY.as_millis() < LEASE.as_millis());
 const _: () = assert!(FETCH_COMMANDS_MAX <= QUEUE_COMMANDS_MAX && FETCH_BYTES_MAX <= QUEUE_BYTES_MAX);
