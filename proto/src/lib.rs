@@ -8,6 +8,7 @@
 //! - [`change`]: a write done, and the arithmetic of positions
 //! - [`message`]: changes as they are published, byte by byte
 //! - [`defects`]: rules that the simulator can break
+//! - [`partition`]: which partition of the log a todo belongs to
 //! - [`limits`]: every bound of this crate
 #![forbid(unsafe_code)]
 
@@ -19,4 +20,5 @@ pub mod id;
 pub mod limits;
 pub mod message;
 pub mod names;
+pub mod partition;
 pub mod todo;
