@@ -96,11 +96,9 @@ impl<R: OlderReader> Reads<R> {
         })
     }
 
-    /// Nothing of this age was in the store at the last look.
     fn is_older_than_all(&self, id: ItemId) -> bool {
-        let view = self.view.as_ref().map(watch::Receiver::borrow);
-        let look = view.as_ref().and_then(|view| view.look.as_ref());
-        look.is_some_and(|(look, _)| look.oldest.is_none_or(|oldest| id < oldest))
+        let oldest = self.view.as_ref().and_then(|view| view.borrow().oldest);
+        oldest.is_some_and(|oldest| id < oldest)
     }
 
     async fn read(&self, query: Query) -> Result<(Stand, Stored), StoreError> {

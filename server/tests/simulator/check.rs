@@ -14,7 +14,6 @@ use tokio::time::sleep;
 use crate::clients::{Answer, Write};
 use crate::oracle::Model;
 use crate::process::Servers;
-use crate::store::json;
 use crate::world::{Fault, State, World};
 
 /// A server is about to serve `newer`: it is exactly what the log says of its positions, and nothing goes back.
@@ -157,13 +156,15 @@ fn saw_one(state: &mut State, id: ItemId, shown: Option<&[u8]>, seen: &mut HashM
     };
     // The version that was current at `before`, and all later ones.
     let first = todo.versions.partition_point(|(position, _)| *position <= before).saturating_sub(1);
-    let was_absent = before == 0 || todo.versions[0].0 > before;
+    if shown.is_none() && todo.versions[0].0 > before {
+        // It was not there yet: nothing newer need have been seen.
+        return;
+    }
     let found = todo.versions[first..].iter().find(|(_, json)| json.as_deref() == shown);
     match found {
         Some((position, _)) => {
             seen.insert(id, (*position).max(before));
         }
-        None if shown.is_none() && was_absent => {}
         None => {
             let what = shown.map(|json| String::from_utf8_lossy(json).into_owned());
             state.violate(format!("{id} goes back behind position {before}: {what:?}"));
@@ -214,7 +215,7 @@ fn rows(state: &mut State, positions: &[u64]) {
         .store
         .todos
         .values()
-        .filter_map(|stored| Some((stored.row.id, (stored.row.revision, json(&stored.row)?))))
+        .filter_map(|stored| Some((stored.row.id, (stored.row.revision, stored.json.clone()?))))
         .collect();
     for id in expected.keys().chain(stored.keys()).copied().collect::<HashSet<_>>() {
         let (expected, stored) = (expected.get(&id), stored.get(&id));
@@ -244,7 +245,7 @@ fn histories(state: &mut State) {
     let has_jumped = state.met.contains_key(&Fault::StoreClockJump);
     let mut unexplained = Vec::new();
     for (id, writes) in by_id {
-        let end = state.store.todos.get(&id).and_then(|stored| json(&stored.row));
+        let end = state.store.todos.get(&id).and_then(|stored| stored.json.clone());
         let of: Vec<&Write> = writes.iter().map(|at| &state.history.writes[*at]).collect();
         assert!(of.len() <= 64, "a todo is written a few times");
         let mut search = Search { id, writes: &of, end: end.as_deref(), has_jumped, refuted: HashSet::new() };

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use todo_proto::command::{Operation, ProducerId, TodoCommand};
 use todo_proto::id::{IdSource, ItemId};
+use todo_proto::partition::partition_of;
 use todo_proto::todo::{TodoFields, TodoPatch};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use crate::process::Servers;
-use crate::world::{State, World};
+use crate::world::{PARTITIONS, State, World};
 
 /// Everything that was asked for.
 #[derive(Default)]
@@ -117,9 +118,10 @@ pub async fn burst(world: World, servers: Servers, count: u64) {
     let Some(now_ms) = server.admits(&world) else { return };
     let mut waiting = Vec::new();
     for number in 0..count {
-        // Equal but for the time, so they go the same way.
-        let id = ItemId::from_parts(now_ms + number, 0);
         let mut state = world.state();
+        let mut ids = std::iter::repeat_with(|| ItemId::from_parts(now_ms + number, state.random.u128(..)));
+        let id = ids.find(|id| partition_of(*id, PARTITIONS) == 0).expect("it goes on for ever");
+        drop(ids);
         let title = format!("large {}", state.history.writes.len());
         let description = "\u{1}".repeat(10_000);
         let operation = Operation::Create(TodoFields { title, description, completed: false });
@@ -141,6 +143,13 @@ pub async fn burst(world: World, servers: Servers, count: u64) {
 fn next_command(state: &mut State, ids: &mut IdSource, now_ms: u64) -> TodoCommand {
     let number = state.history.writes.len();
     let title = format!("t{number}");
+    if number > 0 && state.random.u8(..) < 16 {
+        // A create whose answer did not reach its client is sent again, under the same id.
+        let before = &state.history.writes[number - 1 - state.random.usize(0..number.min(40))].command;
+        if matches!(before.operation, Operation::Create(_)) {
+            return TodoCommand { received_at_ms: now_ms, ..before.clone() };
+        }
+    }
     let is_new = state.history.ids.len() < 3 || state.random.u8(..) < 70;
     let (id, operation) = if is_new {
         let random = state.random.u128(..);

@@ -37,7 +37,7 @@ use process::{Servers, Workers};
 use world::{Fault, PARTITIONS, World};
 
 /// Seeds of an ordinary test run.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 120;
 /// Seeds that a defect may take to be found.
 const DEFECT_SEEDS_MAX: u64 = 2_000;
 /// Commands of each run, at least.
@@ -169,7 +169,7 @@ async fn simulate(seed: u64) -> Outcome {
 /// What strikes from outside, one after the other.
 async fn chaos(world: World, servers: Servers, workers: Arc<Mutex<Workers>>) {
     loop {
-        let pause = world.state().random.u64(20..900);
+        let pause = world.state().random.u64(10..400);
         sleep(Duration::from_millis(pause)).await;
         let (what, part, place) = {
             let random = &mut world.state().random;
@@ -210,11 +210,11 @@ async fn chaos(world: World, servers: Servers, workers: Arc<Mutex<Workers>>) {
                 server.clock_off_ms.store(0, Ordering::Relaxed);
             }
             8 => {
-                let count = world.state().random.u64(6..14);
+                let count = world.state().random.u64(6..9);
                 clients::burst(world.clone(), servers.clone(), count).await;
             }
             9 => topic_anew(&world, &workers).await,
-            10 => jump(&world),
+            10 => jump(&world).await,
             _ => {
                 repartition(&world, &servers, place).await;
             }
@@ -256,11 +256,15 @@ async fn topic_anew(world: &World, workers: &Arc<Mutex<Workers>>) {
 }
 
 /// The clock of the store goes a day and more ahead, when nothing is on its way that this would make a day late.
-fn jump(world: &World) {
-    let mut state = world.state();
-    if state.late_batches == 0 {
-        state.meet(Fault::StoreClockJump);
-        state.store_ahead_ms += 26 * 60 * 60 * 1000;
+async fn jump(world: &World) {
+    for _ in 0..200 {
+        sleep(Duration::from_millis(5)).await;
+        let mut state = world.state();
+        if state.late_batches == 0 {
+            state.meet(Fault::StoreClockJump);
+            state.store_ahead_ms += 26 * 60 * 60 * 1000;
+            return;
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use todo_proto::command::{ProducerId, Record};
-use todo_proto::id::ItemId;
+use todo_proto::partition::partition_of;
 use todo_server::control::feed::Window;
 use todo_server::control::follow::Shown;
 use todo_server::control::follow::drive::{self, FollowStart, View};
@@ -134,12 +134,6 @@ impl Server {
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.slot.lock().expect("whoever panics ends the run"))
     }
-}
-
-/// Where a todo's commands go.
-pub fn partition_of(id: ItemId, partitions: u32) -> u32 {
-    let random = u128::from_be_bytes(id.to_bytes()) as u64;
-    (random.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as u32 % partitions
 }
 
 /// PROTOCOL "Append", for one partition.

@@ -48,6 +48,8 @@ pub struct Part {
 pub struct Stored {
     pub part: u32,
     pub row: Row,
+    /// Made once; `None` for a tombstone.
+    pub json: Option<Json>,
 }
 
 impl Store {
@@ -69,8 +71,8 @@ impl Store {
     }
 
     /// Live rows, newest first, with their JSON.
-    pub fn live(&self) -> impl Iterator<Item = (ItemId, Json)> {
-        self.todos.values().rev().filter_map(|stored| Some((stored.row.id, json(&stored.row)?)))
+    pub fn live(&self) -> impl Iterator<Item = (ItemId, &Json)> {
+        self.todos.iter().rev().filter_map(|(id, stored)| Some((*id, stored.json.as_ref()?)))
     }
 
     /// What a human does when the topic was made anew.
@@ -281,7 +283,8 @@ impl State {
         let Batch { part, to, last_hash, rows, producers, dead_letters, .. } = batch;
         let seen_ms = self.true_ms();
         for row in rows {
-            self.store.todos.insert(row.id, Stored { part, row });
+            let json = json(&row);
+            self.store.todos.insert(row.id, Stored { part, row, json });
         }
         for (producer, last) in producers {
             self.store.producers.insert((part, producer), (last, seen_ms));
@@ -334,7 +337,8 @@ impl StoreReader for Reader {
         self.0.call().await?;
         let (mut stand, rows) = {
             let state = self.0.state();
-            (state.store.stand(), state.store.live().collect::<Vec<_>>())
+            let live = state.store.live().map(|(id, json)| (id, json.clone()));
+            (state.store.stand(), live.take(todos_max.saturating_add(1)).collect::<Vec<_>>())
         };
         let (mut todos_count, mut json_bytes, mut older) = (0, 0, false);
         for (id, json) in rows {
@@ -381,7 +385,7 @@ impl StoreReader for Reader {
             let change = |stored: &Stored| Change {
                 id: stored.row.id,
                 revision: stored.row.revision,
-                json: json(&stored.row),
+                json: stored.json.clone(),
             };
             let changes: Vec<Change> = changed.take(REPAIR_ROWS_MAX + 1).map(change).collect();
             let held = &store.parts[part as usize];
@@ -404,8 +408,9 @@ impl StoreReader for Reader {
         self.0.call().await?;
         let below = {
             let state = self.0.state();
-            let mut todos: Vec<_> =
-                state.store.live().filter(|(id, _)| *id < before).take(todos_max.saturating_add(1)).collect();
+            let older = state.store.todos.range(..before).rev();
+            let live = older.filter_map(|(id, stored)| Some((*id, stored.json.clone()?)));
+            let mut todos: Vec<_> = live.take(todos_max.saturating_add(1)).collect();
             let older = todos.len() > todos_max;
             todos.truncate(todos_max);
             assert!(todos.iter().map(|(_, json)| json.len()).sum::<usize>() <= json_bytes_max, "small todos only");
@@ -419,7 +424,7 @@ impl StoreReader for Reader {
         self.0.call().await?;
         let found = {
             let state = self.0.state();
-            (state.store.stand(), state.store.todos.get(&id).and_then(|stored| json(&stored.row)))
+            (state.store.stand(), state.store.todos.get(&id).and_then(|stored| stored.json.clone()))
         };
         self.0.pause().await;
         Ok(found)

@@ -42,6 +42,8 @@ pub struct FollowStart<R, M> {
 pub struct View {
     /// The newest look, and when it was asked for.
     pub look: Option<(Look, Instant)>,
+    /// No todo below this is live, neither in the store nor in what is served; `None` while nobody knows.
+    pub oldest: Option<ItemId>,
     /// Why the store does not answer; `None` while it does.
     pub store_away: Option<String>,
     /// Why no messages come; `None` while they do.
@@ -81,6 +83,7 @@ where
             } else if look_at <= Instant::now() {
                 looked_at = Instant::now();
                 look_at = looked_at + if follow.hears() { LOOK_EVERY } else { LOOK_EVERY_UNHEARD };
+                follow.asks_look();
                 looking = Some(Box::pin(look(reader.clone())));
             }
         }
@@ -88,6 +91,7 @@ where
             serve(Arc::clone(&newer));
             served.note(newer);
         }
+        served.count(&follow);
         // The first refresh after a pause waits for nothing; what comes meanwhile shares the next.
         let refresh_at = served.last.map_or(begun, |last| last + refresh);
         // What is under way wakes by itself.
@@ -128,7 +132,6 @@ where
             () = sleep_until(wake_at.unwrap_or(begun)), if wake_at.is_some() => {}
             () = sleep_until(begun + SUBSCRIBE_WAIT), if !follow.has_heard() => follow.give_channel_up(),
         }
-        served.count(follow.counts());
     }
 }
 
@@ -242,10 +245,10 @@ impl Served {
         }
     }
 
-    fn count(&self, counts: FollowCounts) {
-        // Nobody waits for them: they are read when a page asks.
+    /// Nobody waits for these: they are read when somebody asks.
+    fn count(&self, follow: &Follow) {
         self.view.send_if_modified(|view| {
-            view.counts = counts;
+            (view.counts, view.oldest) = (follow.counts(), follow.oldest());
             false
         });
     }

@@ -53,6 +53,10 @@ pub struct Follow {
     repairs: BTreeSet<u32>,
     version: u64,
     counts: FollowCounts,
+    /// No live todo below this is in the store, nor in anything taken since; `None` while nobody knows.
+    oldest: Option<ItemId>,
+    /// The lowest id of a live todo taken since the last look was asked for: that look may not have seen it.
+    lowest_since_asked: ItemId,
 }
 
 /// Positions that reads of the store have shown to clients: no snapshot that covers the same todos may be lower.
@@ -129,6 +133,8 @@ impl Follow {
             repairs: BTreeSet::new(),
             version,
             counts: FollowCounts::default(),
+            oldest: None,
+            lowest_since_asked: ItemId::ZERO,
         }
     }
 
@@ -157,8 +163,14 @@ impl Follow {
         }
     }
 
+    /// A look is asked for.
+    pub fn asks_look(&mut self) {
+        self.lowest_since_asked = ItemId::MAX;
+    }
+
     /// A look is answered.
     pub fn looked(&mut self, look: Look) {
+        self.oldest = Some(look.oldest.unwrap_or(ItemId::MAX).min(self.lowest_since_asked));
         let is_at_once = self.is_suspicious || self.channel == Channel::Away;
         self.is_suspicious = false;
         if let Load::Catching { copy, asked } = &mut self.load {
@@ -239,6 +251,7 @@ impl Follow {
                 // The copy may be another than the one that asked, and lower: what lies between was not asked for.
                 if copy.positions().get(ask.part as usize).is_some_and(|mine| *mine >= ask.above) {
                     self.counts.repairs += u64::from(copy.take_repair(ask.part, position, changes));
+                    self.note_lowest();
                 }
             }
             Repair::Changes { .. } | Repair::TooMuch => match ask.of {
@@ -268,6 +281,8 @@ impl Follow {
         // What was to be repaired was so of the copy that has gone; the next look knows of this one.
         self.repairs.clear();
         self.last_look = None;
+        // A look that is on its way may be older than what was loaded.
+        (self.oldest, self.lowest_since_asked) = (None, ItemId::ZERO);
         self.counts.loads += 1;
         Some(newer)
     }
@@ -284,6 +299,11 @@ impl Follow {
         let newer = Arc::new(served.refresh(version, self.window));
         served.set_snapshot(Arc::clone(&newer));
         newer
+    }
+
+    /// No todo below this is live, neither in the store nor in what is served; `None` while nobody knows.
+    pub fn oldest(&self) -> Option<ItemId> {
+        self.oldest
     }
 
     /// Whether messages are believed to come.
@@ -320,6 +340,15 @@ impl Follow {
                 self.repairs.insert(part);
             }
         }
+        self.note_lowest();
+    }
+
+    /// What was just taken is in the store, whatever the looks say.
+    fn note_lowest(&mut self) {
+        let Some(served) = &mut self.served else { return };
+        let lowest = served.take_lowest();
+        self.lowest_since_asked = self.lowest_since_asked.min(lowest);
+        self.oldest = self.oldest.map(|oldest| oldest.min(lowest));
     }
 
     /// The window is under half of both its bounds, and the store has older todos.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use todo_proto::change::{Change, StoreId};
 use todo_proto::defects::{Defect, is_on};
+use todo_proto::id::ItemId;
 use todo_proto::message::{Message, Piece};
 
 use crate::control::feed::Window;
@@ -20,6 +21,8 @@ pub(super) struct Replica {
     /// By partition, what has come in pieces and is not complete.
     incomplete: Vec<Option<Incomplete>>,
     incomplete_bytes: usize,
+    /// The lowest id of a live todo that was taken and not asked about; `ItemId::MAX` for none.
+    lowest: ItemId,
 }
 
 /// What became of a piece.
@@ -50,7 +53,7 @@ impl Replica {
     pub fn new(snapshot: Arc<Snapshot>) -> Replica {
         let positions = snapshot.positions().to_vec();
         let incomplete = positions.iter().map(|_| None).collect();
-        Replica { snapshot, positions, fresh: Vec::new(), incomplete, incomplete_bytes: 0 }
+        Replica { snapshot, positions, fresh: Vec::new(), incomplete, incomplete_bytes: 0, lowest: ItemId::MAX }
     }
 
     /// Takes what fits of a message that came while nobody served this copy. A gap is seen when the copy is compared with
@@ -104,6 +107,11 @@ impl Replica {
         newer.trim(window.items_max, window.bytes_max)
     }
 
+    /// The lowest id of a live todo that was taken since it was asked last; `ItemId::MAX` for none.
+    pub fn take_lowest(&mut self) -> ItemId {
+        std::mem::replace(&mut self.lowest, ItemId::MAX)
+    }
+
     /// Goes on from `snapshot`, which [`refresh`](Self::refresh) has made.
     pub fn set_snapshot(&mut self, snapshot: Arc<Snapshot>) {
         self.snapshot = snapshot;
@@ -129,7 +137,12 @@ impl Replica {
     /// Takes the changes that are newer than the position, and stands at `to`.
     fn advance(&mut self, part: u32, to: u64, changes: Vec<Change>) {
         let position = &mut self.positions[part as usize];
-        self.fresh.extend(changes.into_iter().filter(|change| change.revision > *position));
+        for change in changes.into_iter().filter(|change| change.revision > *position) {
+            if change.json.is_some() {
+                self.lowest = self.lowest.min(change.id);
+            }
+            self.fresh.push(change);
+        }
         *position = to;
         let kept = &mut self.incomplete[part as usize];
         if let Some(old) = kept.take_if(|incomplete| incomplete.to <= to) {
