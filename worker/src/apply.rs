@@ -46,6 +46,8 @@ pub struct Status {
     pub writing: Writing,
     /// Where the partition stands.
     pub position: u64,
+    /// The first offset of its log that is not applied.
+    pub next_offset: u64,
     /// Everything appended before this (ms since the Unix epoch) is applied.
     pub caught_up_at_ms: u64,
     /// Transactions committed.
@@ -219,6 +221,7 @@ impl<L: CommandLog, S: TodoStore, F: ChangeFeed> ApplyLoop<L, S, F> {
         self.status.send_modify(|status| {
             status.writing = Writing::Open;
             status.position = partition.position();
+            status.next_offset = partition.next_offset;
             status.caught_up_at_ms = partition.caught_up_at_ms;
         });
         self.partition = Some(partition);
@@ -284,6 +287,7 @@ impl<L: CommandLog, S: TodoStore, F: ChangeFeed> ApplyLoop<L, S, F> {
         self.status.send_modify(|status| {
             status.writing = Writing::Open;
             status.position = folded.changes.to;
+            status.next_offset = next_offset + folded.taken as u64;
             status.batches += 1;
             status.counts.add(folded.counts);
         });
@@ -474,7 +478,7 @@ struct Written {
 }
 
 /// Returns when the loop is to stop, be it because nobody is left to say so.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     while !*stop.borrow_and_update() {
         if stop.changed().await.is_err() {
             return;

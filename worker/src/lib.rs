@@ -9,6 +9,7 @@
 //! - [`postgres`]: the store of a cluster, its reads, leases and dead letters
 //! - [`reads`]: what a snapshot reads of a store
 //! - [`messages`]: the fast path from publishers to followers
+//! - [`command_line`]: what the worker is told
 //! - [`settings`]: where the services of a cluster are
 //! - [`tls`]: whom to believe
 //! - [`sample`] and [`fill`]: varied todos, and how a store is filled with them
@@ -20,6 +21,7 @@
 
 pub mod apply;
 pub mod channel;
+pub mod command_line;
 pub mod fill;
 pub mod kafka;
 pub mod limits;

@@ -118,6 +118,17 @@ pub const LEASE: Duration = Duration::from_secs(6);
 /// How often a worker says that it is there.
 pub const LEASE_RENEW_EVERY: Duration = Duration::from_millis(1_500);
 
+/// How long a partition stays halted before its loop is started anew: somebody may have followed the remedy.
+pub const HALTED_RETRY_AFTER: Duration = Duration::from_secs(30);
+/// Between two tries to reach Postgres at the start.
+pub const START_RETRY_EVERY: Duration = Duration::from_millis(500);
+/// Between two lines that say what is waited for at the start.
+pub const START_LINE_EVERY: Duration = Duration::from_secs(5);
+/// For the loops to end and the leases to be given back at a stop. What is not done by then is found by the next owner.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+/// Connections to Postgres beside those of the loops: one renews the leases, one makes the documents.
+pub const SIDE_CONNECTIONS_MAX: usize = 2;
+
 /// Dead letters that one list shows.
 pub const DEAD_LETTERS_LISTED_MAX: u32 = 1_000;
 

@@ -69,7 +69,9 @@ pub enum OpenError {
         why: String,
     },
     /// A later version has changed the store in a way that this one does not know.
-    #[error("the store at {place} was written by a newer version (schema {schema}, and this one knows {known}): start that version")]
+    #[error(
+        "the store at {place} was written by a newer version (schema {schema}, and this one knows {known}): start that version"
+    )]
     Newer {
         /// Host, port and database.
         place: String,
@@ -79,7 +81,9 @@ pub enum OpenError {
         known: u32,
     },
     /// The partition of an id would be another one.
-    #[error("the store has {store} partitions, but KAFKA_PARTITIONS is {configured}: set it to {store}; a store keeps its count for life")]
+    #[error(
+        "the store has {store} partitions, but KAFKA_PARTITIONS is {configured}: set it to {store}; a store keeps its count for life"
+    )]
     Partitions {
         /// Those of the store.
         store: u32,
@@ -87,7 +91,9 @@ pub enum OpenError {
         configured: u32,
     },
     /// Its offsets are those of another log.
-    #[error("the store was filled from topic {store}, but KAFKA_TODO_TOPIC is {configured}: set it back, or adopt the new topic with `todo-worker adopt-topic`")]
+    #[error(
+        "the store was filled from topic {store}, but KAFKA_TODO_TOPIC is {configured}: set it back, or adopt the new topic with `todo-worker adopt-topic`"
+    )]
     Topic {
         /// That of the store.
         store: String,
@@ -123,9 +129,10 @@ impl Database {
     /// An address that makes no sense; certificates that cannot be used.
     pub fn new(settings: &DatabaseSettings, connections_max: usize) -> Result<Self, OpenError> {
         let (mut config, checks) = parse(settings.url.reveal())?;
+        let options = session_options(config.get_options());
         config
             .application_name(concat!("million-rps ", env!("CARGO_PKG_VERSION")))
-            .options(session_options(config.get_options()))
+            .options(options)
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_user_timeout(TCP_USER_TIMEOUT)
             .keepalives(true)
@@ -353,7 +360,10 @@ mod tests {
         ];
         for url in urls {
             let sentence = parse(url).map(|_| ()).expect_err(url).to_string();
-            assert!(sentence.starts_with("DATABASE_URL cannot be used (") && !sentence.contains("secret"), "{sentence}");
+            assert!(
+                sentence.starts_with("DATABASE_URL cannot be used (") && !sentence.contains("secret"),
+                "{sentence}"
+            );
         }
     }
 

@@ -4,7 +4,6 @@ use todo_proto::fold::DeadReason;
 use tokio_postgres::{Error, Row as SqlRow};
 
 use crate::limits::DEAD_LETTERS_LISTED_MAX;
-use crate::postgres::connect::Lent;
 use crate::postgres::{Database, integer, number, part_column};
 use crate::traits::StoreError;
 
@@ -41,48 +40,54 @@ impl Database {
 impl DeadLetters {
     /// The newest, at most [`DEAD_LETTERS_LISTED_MAX`], of one reason or of all.
     pub async fn list(&self, reason: Option<DeadReason>) -> Result<Vec<DeadLetterRow>, StoreError> {
-        self.database.call(async |lent| {
-            let reason = reason.map(DeadReason::name);
-            let rows = lent.query(LIST, &[&reason, &i64::from(DEAD_LETTERS_LISTED_MAX)]).await?;
-            rows.iter().map(letter).collect()
-        })
-        .await
+        self.database
+            .call(async |lent| {
+                let reason = reason.map(DeadReason::name);
+                let rows = lent.query(LIST, &[&reason, &i64::from(DEAD_LETTERS_LISTED_MAX)]).await?;
+                rows.iter().map(letter).collect()
+            })
+            .await
     }
 
     /// The one of partition `part` at `position`; `None` when there is none.
     pub async fn show(&self, part: u32, position: u64) -> Result<Option<DeadLetterRow>, StoreError> {
-        self.database.call(async |lent| {
-            let row = lent.query_opt(SHOW, &[&part_column(part), &integer(position)]).await?;
-            row.as_ref().map(letter).transpose()
-        })
-        .await
+        self.database
+            .call(async |lent| {
+                let row = lent.query_opt(SHOW, &[&part_column(part), &integer(position)]).await?;
+                row.as_ref().map(letter).transpose()
+            })
+            .await
     }
 
     /// Those of one reason that were not replayed, oldest first, at most [`DEAD_LETTERS_LISTED_MAX`].
     pub async fn not_replayed(&self, reason: DeadReason) -> Result<Vec<DeadLetterRow>, StoreError> {
-        self.database.call(async |lent| {
-            let rows = lent.query(NOT_REPLAYED, &[&reason.name(), &i64::from(DEAD_LETTERS_LISTED_MAX)]).await?;
-            rows.iter().map(letter).collect()
-        })
-        .await
+        self.database
+            .call(async |lent| {
+                let rows = lent.query(NOT_REPLAYED, &[&reason.name(), &i64::from(DEAD_LETTERS_LISTED_MAX)]).await?;
+                rows.iter().map(letter).collect()
+            })
+            .await
     }
 
     /// Notes that it was replayed. The first time stays.
     pub async fn mark_replayed(&self, part: u32, position: u64) -> Result<(), StoreError> {
-        self.database.call(async |lent| lent.execute(MARK, &[&part_column(part), &integer(position)]).await.map(drop)).await
+        self.database
+            .call(async |lent| lent.execute(MARK, &[&part_column(part), &integer(position)]).await.map(drop))
+            .await
     }
 
     /// How many there are by reason, and how many of a reused key were dropped for newer ones.
     pub async fn counts(&self) -> Result<(Vec<(String, u64)>, u64), StoreError> {
-        self.database.call(async |lent| {
-            let rows = lent.query("SELECT reason, count(*) FROM dead_letters GROUP BY reason ORDER BY reason", &[]);
-            let count = |row: &SqlRow| Ok((row.try_get(0)?, number(row.try_get(1)?)));
-            let counts = rows.await?.iter().map(count).collect::<Result<_, Error>>()?;
-            let dropped = "SELECT coalesce(sum(dead_letters_dropped), 0)::bigint FROM partitions";
-            let dropped = lent.query_one(dropped, &[]).await?.try_get(0)?;
-            Ok((counts, number(dropped)))
-        })
-        .await
+        self.database
+            .call(async |lent| {
+                let rows = lent.query("SELECT reason, count(*) FROM dead_letters GROUP BY reason ORDER BY reason", &[]);
+                let count = |row: &SqlRow| Ok((row.try_get(0)?, number(row.try_get(1)?)));
+                let counts = rows.await?.iter().map(count).collect::<Result<_, Error>>()?;
+                let dropped = "SELECT coalesce(sum(dead_letters_dropped), 0)::bigint FROM partitions";
+                let dropped = lent.query_one(dropped, &[]).await?.try_get(0)?;
+                Ok((counts, number(dropped)))
+            })
+            .await
     }
 }
 

@@ -50,22 +50,24 @@ impl Leases {
 
     /// Gives `part` up, so that another can take it at once.
     pub async fn release(&self, part: u32) -> Result<(), StoreError> {
-        self.database.call(async |lent| {
-            let statement = lent.prepare_cached(RELEASE).await?;
-            lent.execute(&statement, &[&self.worker, &part_column(part)]).await.map(drop)
-        })
-        .await
+        self.database
+            .call(async |lent| {
+                let statement = lent.prepare_cached(RELEASE).await?;
+                lent.execute(&statement, &[&self.worker, &part_column(part)]).await.map(drop)
+            })
+            .await
     }
 
     /// Gives everything up, and is not there any more.
     pub async fn leave(&self) -> Result<(), StoreError> {
-        self.database.call(async |lent| {
-            let (released, left) = (lent.prepare_cached(RELEASE_ALL).await?, lent.prepare_cached(LEAVE).await?);
-            let (released, left) =
-                join(lent.execute(&released, &[&self.worker]), lent.execute(&left, &[&self.worker])).await;
-            released.and(left).map(drop)
-        })
-        .await
+        self.database
+            .call(async |lent| {
+                let (released, left) = (lent.prepare_cached(RELEASE_ALL).await?, lent.prepare_cached(LEAVE).await?);
+                let (released, left) =
+                    join(lent.execute(&released, &[&self.worker]), lent.execute(&left, &[&self.worker])).await;
+                released.and(left).map(drop)
+            })
+            .await
     }
 }
 

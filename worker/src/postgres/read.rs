@@ -268,7 +268,8 @@ async fn read_one(lent: &Lent, id: ItemId) -> Result<(Option<Stand>, Option<Json
 /// `None` when there is no store.
 fn stand_of(rows: &[SqlRow]) -> Result<Option<Stand>, Error> {
     let Some(first) = rows.first() else { return Ok(None) };
-    let numbers = |column: usize| rows.iter().map(move |row| row.try_get(column).map(number)).collect();
+    let numbers =
+        |column: usize| rows.iter().map(move |row| row.try_get(column).map(number)).collect::<Result<_, Error>>();
     let store_id = first.try_get::<_, Uuid>(0)?.into_bytes();
     Ok(Some(Stand { store_id, positions: numbers(1)?, caught_up_at_ms: numbers(2)? }))
 }

@@ -16,7 +16,7 @@ use todo_proto::id::ItemId;
 use todo_proto::limits::RETRY_WINDOW_MS;
 use todo_proto::todo::TodoFields;
 use tokio::time::timeout;
-use tokio_postgres::error::Severity;
+use tokio_postgres::error::{DbError, Severity};
 use tokio_postgres::{Error, Row as SqlRow, Statement};
 use uuid::Uuid;
 
@@ -62,7 +62,9 @@ impl TodoStore for PgStore {
         if (open.part, open.from) != (batch.part, batch.from) {
             return Err(StoreError::Fenced);
         }
-        timeout(CALL_TIMEOUT, open.commit(&batch)).await.unwrap_or_else(|_| Err(StoreError::Unknown(NO_ANSWER.to_owned())))
+        timeout(CALL_TIMEOUT, open.commit(&batch))
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Unknown(NO_ANSWER.to_owned())))
     }
 
     async fn now_ms(&mut self) -> Result<u64, StoreError> {
@@ -123,7 +125,7 @@ impl Open {
 /// What an error of a statement before COMMIT means, with COMMIT already on its way: the server has refused the statement
 /// and so the transaction; anything but its word leaves open how far it got.
 fn write_error(error: &Error) -> StoreError {
-    match error.as_db_error().map(|said| said.parsed_severity()) {
+    match error.as_db_error().map(DbError::parsed_severity) {
         Some(Some(Severity::Error)) => store_error(error),
         _ => StoreError::Unknown(sentence(error)),
     }
@@ -157,7 +159,8 @@ impl Statements {
     }
 }
 
-const PARTITION: &str = "SELECT store.id, base, next_offset, last_hash, caught_up_at FROM partitions, store WHERE part = $1";
+const PARTITION: &str =
+    "SELECT store.id, base, next_offset, last_hash, caught_up_at FROM partitions, store WHERE part = $1";
 
 const HOLD: &str = "
     SELECT store.id, base, next_offset, last_hash, caught_up_at FROM partitions, store
@@ -266,9 +269,10 @@ struct Columns<'a> {
 
 impl<'a> Columns<'a> {
     fn push(&mut self, row: &'a Row) {
-        let (title, description, completed) = row.fields.as_ref().map_or(("", "", false), |fields| {
-            (fields.title.as_str(), fields.description.as_str(), fields.completed)
-        });
+        let (title, description, completed) = row
+            .fields
+            .as_ref()
+            .map_or(("", "", false), |fields| (fields.title.as_str(), fields.description.as_str(), fields.completed));
         self.ids.push(uuid(row.id));
         self.revisions.push(integer(row.revision));
         self.deleted.push(row.fields.is_none());

@@ -234,7 +234,7 @@ async fn workers_that_start_together_make_one_store() {
     let databases: Vec<Database> = (0..4).map(|_| home.open()).collect();
     let opened = databases.iter().map(|database| database.open_store(PARTITIONS, TOPIC));
     let facts = futures_util::future::join_all(opened).await;
-    assert!(facts.iter().all(|facts| facts.is_ok() && *facts == facts[0]), "{facts:?}");
+    assert!(facts.iter().all(|opened| opened.is_ok() && *opened == facts[0]), "{facts:?}");
 }
 
 #[tokio::test]
@@ -275,7 +275,8 @@ async fn tls_checks_what_the_mode_says() {
     assert!(matches!(error, OpenError::Tls(_)), "{error}");
 
     let wrong = url_of(address, "", Some("wrong"));
-    let error = Database::new(&settings(&format!("{wrong}?sslmode=require")), 2).unwrap().find_store().await.unwrap_err();
+    let error =
+        Database::new(&settings(&format!("{wrong}?sslmode=require")), 2).unwrap().find_store().await.unwrap_err();
     assert!(matches!(error, OpenError::Credentials { .. }) && !error.to_string().contains("wrong"), "{error}");
 }
 

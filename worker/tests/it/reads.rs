@@ -128,7 +128,8 @@ async fn a_load_that_others_write_beside_is_one_moment() {
     let mut titles = 0;
     // 8 MB: more than sockets hold, so the writer goes on while rows are on their way.
     let (loaded, _) = tokio::join!(
-        reader.load(1_000, usize::MAX, |_, json| titles += usize::from(json.windows(7).any(|part| part == b"\"large\""))),
+        reader
+            .load(1_000, usize::MAX, |_, json| titles += usize::from(json.windows(7).any(|part| part == b"\"large\""))),
         async {
             for number in 0..20 {
                 apply(&mut store, 0, vec![delete(number)]).await;
