@@ -109,7 +109,8 @@ impl Kafka {
             // An unknown topic is not waited for: it may have been deleted since.
             let handling = UnknownTopicHandling::Error;
             let topic = &self.0.settings.topic;
-            let client = client.partition_client(topic, kafka_part(part), handling).await.map_err(|error| away(&error))?;
+            let client =
+                client.partition_client(topic, kafka_part(part), handling).await.map_err(|error| away(&error))?;
             Ok(Partition { client })
         };
         within(KAFKA_OPEN_TIMEOUT, "no connection", opened).await
