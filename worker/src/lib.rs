@@ -4,6 +4,7 @@
 //!   [`ChangeFeed`](traits::ChangeFeed), and what can go wrong at each
 //! - [`apply`]: the loop between them, the same for every log, store and feed
 //! - [`channel`]: the log and the feed of one process, in memory
+//! - [`kafka`]: the log of a cluster
 //! - [`sqlite`]: the store in one file, and the reads that a snapshot needs
 //! - [`postgres`]: the store of a cluster, its reads, leases and dead letters
 //! - [`reads`]: what a snapshot reads of a store
@@ -23,6 +24,7 @@ pub mod apply;
 pub mod channel;
 pub mod command_line;
 pub mod fill;
+pub mod kafka;
 pub mod limits;
 pub mod messages;
 pub mod postgres;
