@@ -18,6 +18,7 @@ use crate::bridge::{self, Ticket, ToShard, WaysBack};
 use crate::clock::{self, CLOCKS};
 use crate::control::feed::{Follower, Window};
 use crate::control::pages::{FeedMetrics, Pages, Sources, WriteMetrics};
+use crate::control::serving::Serving;
 use crate::control::{self, ControlStart, acceptor};
 use crate::counters::ShardCounters;
 use crate::http::bearer::Keys;
@@ -169,7 +170,7 @@ impl Process<'_> {
             log,
             feed,
             published,
-            follower: Follower::new(snapshot, to_shards.clone(), refresh, window, feed_metrics),
+            follower: Follower::new(Serving::new(snapshot, to_shards.clone(), feed_metrics), refresh, window),
             pages: Pages::new(sources),
             status,
             counters: counters.clone(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use todo_proto::limits::{FOLD_COMMANDS_MAX, FOLD_ROW_BYTES_MAX};
+use todo_proto::limits::{FOLD_COMMANDS_MAX, FOLD_ROW_BYTES_MAX, RECORD_BYTES_MAX};
 
 /// Commands that wait in the channel or are being applied. More are refused at once.
 pub const QUEUE_COMMANDS_MAX: usize = 64 * 1024;
@@ -15,8 +15,53 @@ pub const FETCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of rows read for one batch, give or take the last row: what a fold can make of them is no more, and two thousand
 /// small patches of large todos would read 80 MB. The commands on the rest wait for the next batch.
 pub const READ_ROW_BYTES_MAX: usize = FOLD_ROW_BYTES_MAX;
+/// Bytes of the commands that wait for one partition of Kafka or are on their way to it. More are refused at once, and
+/// those of other partitions are not.
+pub const PARTITION_QUEUE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Bytes of one batch for Kafka, unless it is one record. What is larger leaves its client library in two pieces and waits
+/// 40 ms for the other side to acknowledge the first.
+pub const APPEND_BATCH_BYTES_MAX: usize = 7_400;
+/// Bytes of a record in Kafka beside its value: the key, and the lengths and deltas around both.
+pub const RECORD_OVERHEAD_BYTES: usize = 36 + 20;
+/// How long a command waits for its turn, and then a batch for its acknowledgement. What waited longer is not appended;
+/// what is not acknowledged by then is unknown.
+pub const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
+/// From one batch of a partition to the next, so that more commands share one; the first after a pause waits for nothing.
+pub const APPEND_GATHER_MAX: Duration = Duration::from_millis(2);
+/// First pause after a partition that could not be opened; it doubles up to [`PROBE_PAUSE_MAX`].
+pub const PROBE_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Longest pause after a partition that could not be opened.
+pub const PROBE_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// To have a partition open: socket, TLS, login, the topic, its leader. Kafka is away after that.
+pub const KAFKA_OPEN_TIMEOUT: Duration = Duration::from_secs(4);
+/// For an answer of Kafka's, beside what it may wait for records.
+pub const KAFKA_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// For how long the client library tries one call again by itself. Below every limit of a call, so that the call ends with
+/// what is wrong and not with the limit.
+pub const KAFKA_RETRY_WITHIN: Duration = Duration::from_millis(1_500);
+/// First pause of the client library before it tries again.
+pub const KAFKA_RETRY_PAUSE_MIN: Duration = Duration::from_millis(10);
+/// Longest pause of the client library before it tries again.
+pub const KAFKA_RETRY_PAUSE_MAX: Duration = Duration::from_millis(200);
+/// How long a fetch waits for records. Also what a call behind a fetch that was given up waits for it.
+pub const KAFKA_FETCH_WAIT: Duration = Duration::from_millis(500);
+/// Bytes of records that one fetch brings, unless the first batch is larger. Some [`FETCH_COMMANDS_MAX`] of usual size.
+pub const KAFKA_FETCH_BYTES_MAX: i32 = 512 * 1024;
+/// An answer of Kafka's. A larger one is an error: nothing that we ask for is as large, unless the cluster is huge.
+pub const KAFKA_FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Fetches in a row that show nothing where the log says there is something. A partition halts after that.
+pub const KAFKA_EMPTY_FETCHES_MAX: u32 = 20;
+
 /// Published changes that the follower has not taken. The loop waits for each to be visible, so one is the rule.
 pub const FEED_MESSAGES_MAX: usize = 4;
+
+/// Bytes of changes that wait to be published. More are dropped and counted: followers repair.
+pub const PUBLISH_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Batches of changes that wait to be published. More are dropped and counted.
+pub const PUBLISH_CHANGES_MAX: usize = 4_096;
+/// How long changes wait for others to share their messages; the first after a pause waits for nothing.
+pub const GATHER_MAX: Duration = Duration::from_millis(5);
 
 /// How often a partition looks how far it has caught up.
 pub const CATCH_UP_EVERY: Duration = Duration::from_secs(60);
@@ -35,8 +80,64 @@ pub const PURGE_ROWS_MAX: u32 = 2_000;
 /// promised an effect and stay until somebody has looked at them.
 pub const KEY_REUSED_KEPT_MAX: u32 = 10_000;
 
+/// Partitions of a store. Each is a task of the worker, and a queue of each server.
+pub const PARTITIONS_MAX: u32 = 1_024;
+/// Todos of the largest list that has a document in Redis.
+pub const CACHE_LIMIT_MAX: u32 = 100_000;
+
 /// Rows that a repair reads. More are not repaired but loaded.
 pub const REPAIR_ROWS_MAX: u32 = 10_000;
+
+/// Bytes of JSON that a repair reads. More is not repaired but loaded, which a window bounds.
+pub const REPAIR_JSON_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// To have a socket, TLS and a login at Postgres. It is away after that.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a connection of the pool to become free. The store is away after that.
+pub const POOL_WAIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// In Postgres: for a row that another session holds. Above what a frozen one can hold it for.
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
+/// In Postgres: for one statement.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// In Postgres: for a session that is silent inside a transaction, before it is ended. A worker that was frozen there
+/// holds its partition this long.
+pub const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(2);
+/// Here: for one call of a few flights. Above the statement's, so that the server has the first word; this one is for a
+/// server that says nothing.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// Here: for the next rows of a long read.
+pub const LOAD_PROGRESS_TIMEOUT: Duration = Duration::from_secs(15);
+/// In Postgres: for the whole of a long read (a load, an export).
+pub const LOAD_STATEMENT_TIMEOUT: Duration = Duration::from_secs(600);
+/// For bytes to be acknowledged by the other side's kernel, before the connection is given up.
+pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Silence after which a connection is probed.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+/// Between two probes.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Probes without an answer after which a connection is given up.
+pub const KEEPALIVE_RETRIES: u32 = 3;
+/// For other processes that migrate the same store.
+pub const MIGRATE_LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a partition belongs to a worker that says nothing more. Another takes it then.
+pub const LEASE: Duration = Duration::from_secs(6);
+/// How often a worker says that it is there.
+pub const LEASE_RENEW_EVERY: Duration = Duration::from_millis(1_500);
+
+/// How long a partition stays halted before its loop is started anew: somebody may have followed the remedy.
+pub const HALTED_RETRY_AFTER: Duration = Duration::from_secs(30);
+/// Between two tries to reach Postgres at the start.
+pub const START_RETRY_EVERY: Duration = Duration::from_millis(500);
+/// Between two lines that say what is waited for at the start.
+pub const START_LINE_EVERY: Duration = Duration::from_secs(5);
+/// For the loops to end and the leases to be given back at a stop. What is not done by then is found by the next owner.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+/// Connections to Postgres beside those of the loops: one renews the leases, one makes the documents.
+pub const SIDE_CONNECTIONS_MAX: usize = 2;
+
+/// Dead letters that one list shows.
+pub const DEAD_LETTERS_LISTED_MAX: u32 = 1_000;
 
 /// Pages of the write-ahead log (4 KiB each) after which it is written back into the file, between two batches. It can
 /// grow beyond while a reader holds an old view.
@@ -44,4 +145,14 @@ pub const WAL_PAGES_MAX: u64 = 4_000;
 /// How long a statement waits for another process that writes to the file (`sqlite3` by hand, say).
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
+// Who waits for a frozen worker's partition gets it, and the server answers before the caller gives up.
+const _: () = assert!(IDLE_IN_TRANSACTION_TIMEOUT.as_millis() < LOCK_TIMEOUT.as_millis());
+const _: () = assert!(STATEMENT_TIMEOUT.as_millis() < CALL_TIMEOUT.as_millis());
+// A lost renewal loses no lease.
+const _: () = assert!(3 * LEASE_RENEW_EVERY.as_millis() < LEASE.as_millis());
+// The client library gives up before its caller does, and a refused command is answered within twice the limit.
+const _: () = assert!(KAFKA_RETRY_WITHIN.as_millis() < APPEND_TIMEOUT.as_millis());
+const _: () = assert!(APPEND_TIMEOUT.as_millis() <= KAFKA_OPEN_TIMEOUT.as_millis());
+// The largest command fits into an empty queue.
+const _: () = assert!(2 * RECORD_BYTES_MAX < PARTITION_QUEUE_BYTES_MAX);
 const _: () = assert!(FETCH_COMMANDS_MAX <= QUEUE_COMMANDS_MAX && FETCH_BYTES_MAX <= QUEUE_BYTES_MAX);

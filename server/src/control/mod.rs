@@ -1,15 +1,21 @@
 //! The control plane: one tokio runtime on a thread of its own. It follows the changes, applies the writes, answers what
 //! memory cannot, and takes the signals. Nothing here is on the way of a cached read.
 //!
-//! - [`feed`]: changes become snapshots, snapshots reach the shards.
+//! - [`feed`]: changes of this process become snapshots.
+//! - [`follow`]: changes of a store in another process become snapshots.
+//! - [`gate`]: whether writes may be taken.
+//! - [`serving`]: snapshots reach the shards.
 //! - [`reads`]: what lies below the snapshot's floor.
 //! - [`pages`]: `/ready` and `/metrics`.
 //! - [`acceptor`]: hands connections to shards where they have no listeners of their own.
 
 pub mod acceptor;
 pub mod feed;
+pub mod follow;
+pub mod gate;
 pub mod pages;
 pub mod reads;
+pub mod serving;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +30,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use crate::bridge::{Message, Request, Requests, Ticket, ToShard};
 use crate::control::feed::Follower;
 use crate::control::pages::Pages;
-use crate::control::reads::Reads;
+use crate::control::reads::{FileReader, OlderReader, Reads};
 use crate::counters::{Count, ShardCounters};
 use crate::http::connection::DeferredAnswer;
 use crate::http::reject::Reject;
@@ -80,7 +86,8 @@ async fn serve(start: ControlStart) -> std::io::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let applying = tokio::spawn(apply::run(0, start.log, start.store, start.feed, start.status, stopped));
     tokio::spawn(start.follower.run(start.published));
-    let reads = Arc::new(Reads::new(start.readers));
+    let readers = start.readers.into_iter().map(FileReader::new).collect();
+    let reads = Arc::new(Reads::new(readers, None, watch::Sender::default()));
     tokio::spawn(answer(start.requests, start.to_shards.clone(), reads, Arc::new(start.pages)));
 
     let name = tokio::select! {
@@ -113,7 +120,12 @@ async fn serve(start: ControlStart) -> std::io::Result<()> {
 }
 
 /// Answers what shards ask, each request beside the others, a bounded number at once.
-async fn answer(mut requests: Requests, to_shards: Vec<ToShard>, reads: Arc<Reads>, pages: Arc<Pages>) {
+async fn answer<R: OlderReader>(
+    mut requests: Requests,
+    to_shards: Vec<ToShard>,
+    reads: Arc<Reads<R>>,
+    pages: Arc<Pages>,
+) {
     let places = Arc::new(Semaphore::new(CONTROL_REQUESTS_MAX));
     while let Some((ticket, request)) = requests.recv().await {
         let to_shard = to_shards[usize::from(ticket.shard)].clone();
@@ -126,7 +138,7 @@ async fn answer(mut requests: Requests, to_shards: Vec<ToShard>, reads: Arc<Read
                 };
                 let reads = Arc::clone(&reads);
                 tokio::spawn(async move {
-                    let answer = reads.answer(query, &to_shard).await.unwrap_or_else(|error| {
+                    let answer = reads.answer(query, || to_shard.slot.current()).await.unwrap_or_else(|error| {
                         tracing::warn!(%error, "a read from the store failed");
                         DeferredAnswer::Reject(Reject::StoreUnavailable)
                     });

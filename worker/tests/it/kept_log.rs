@@ -19,14 +19,14 @@ use tokio::sync::{mpsc, watch};
 use crate::support::{Embedded, Home, create};
 
 /// A log of what it was made with. At its end it is closed.
-struct MemoryLog {
+pub struct MemoryLog {
     entries: Vec<Entry>,
     earliest: u64,
     next: u64,
 }
 
 impl MemoryLog {
-    fn new(commands: Vec<TodoCommand>) -> Self {
+    pub fn new(commands: Vec<TodoCommand>) -> Self {
         let record = |(number, command)| Record { producer: [1; 16], number, command };
         let records = (1..).zip(commands).map(record).collect();
         Self::of_records(records)
@@ -123,7 +123,7 @@ impl ChangeFeed for MemoryFeed {
 }
 
 /// Runs the loop to the log's end. Returns the store, the last status, and what was published.
-async fn run<S: TodoStore>(log: MemoryLog, store: S) -> (S, Status, Vec<(u64, u64)>) {
+pub async fn run<S: TodoStore>(log: MemoryLog, store: S) -> (S, Status, Vec<(u64, u64)>) {
     let feed = MemoryFeed::default();
     let (status_sender, mut status) = watch::channel(Status::default());
     let (stop, stopped) = watch::channel(false);
@@ -140,7 +140,7 @@ async fn run<S: TodoStore>(log: MemoryLog, store: S) -> (S, Status, Vec<(u64, u6
     (store, status, published)
 }
 
-fn creates(count: u32) -> Vec<TodoCommand> {
+pub fn creates(count: u32) -> Vec<TodoCommand> {
     (0..count).map(|number| create(number, "a")).collect()
 }
 

@@ -1,8 +1,14 @@
-//! The write side as a whole: the loop over the real store and channels, the store's suite, and data files of all sorts.
+//! The write side as a whole: the loop over the real stores and channels, the stores' suite, data files of all sorts, and
+//! what only Postgres can do wrong.
 
 mod apply;
+mod database;
 mod files;
 mod fill;
 mod kept_log;
+mod leases;
+mod postgres;
+mod proxy;
+mod reads;
 mod store;
 mod support;

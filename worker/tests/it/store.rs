@@ -1,33 +1,35 @@
 //! The suite of `TodoStore`: what every store must do. Each test takes a harness, so that another store runs the same.
 
-use todo_proto::command::{Operation, Record, TodoCommand};
-use todo_proto::fold::{Batch, DeadLetter, DeadReason, Entry, Folded, Partition, fold};
+use todo_proto::command::{Operation, TodoCommand};
+use todo_proto::fold::{Batch, DeadLetter, DeadReason, Folded, Partition, fold};
 use todo_proto::limits::RETRY_WINDOW_MS;
 use todo_worker::limits::{PRODUCER_KEPT_MS, PURGE_ROWS_MAX, READ_ROW_BYTES_MAX};
+use todo_worker::postgres::PgStore;
 use todo_worker::sqlite::SqliteStore;
 use todo_worker::traits::{Named, StoreError, TodoStore};
 
-use crate::support::{HOUR_MS, Home, NOW_MS, TestClock, command, complete, create, delete, fields, id, large};
+use crate::database::PgHome;
+use crate::support::{HOUR_MS, Home, NOW_MS, command, complete, create, delete, entries, fields, id, large};
 
 /// A store of one implementation, and what a test must know beside its trait.
 trait Harness {
     type Store: TodoStore;
 
-    fn new() -> Self;
+    async fn new() -> Self;
     fn open(&self) -> Self::Store;
-    fn clock(&self) -> &TestClock;
+    async fn set_clock(&self, now_ms: u64);
     /// Rows, tombstones included.
-    fn rows_count(&self) -> i64;
+    async fn rows_count(&self) -> i64;
     /// The revision up to which tombstones were purged.
-    fn purged(&self) -> i64;
+    async fn purged(&self) -> i64;
     /// The reasons of the dead letters, oldest first.
-    fn dead_letters(&self) -> Vec<String>;
+    async fn dead_letters(&self) -> Vec<String>;
 }
 
 impl Harness for Home {
     type Store = SqliteStore;
 
-    fn new() -> Self {
+    async fn new() -> Self {
         Self::new()
     }
 
@@ -35,20 +37,49 @@ impl Harness for Home {
         self.open()
     }
 
-    fn clock(&self) -> &TestClock {
-        &self.clock
+    async fn set_clock(&self, now_ms: u64) {
+        self.clock.set(now_ms);
     }
 
-    fn rows_count(&self) -> i64 {
+    async fn rows_count(&self) -> i64 {
         self.number("SELECT count(*) FROM todos")
     }
 
-    fn purged(&self) -> i64 {
+    async fn purged(&self) -> i64 {
         self.number("SELECT purged FROM partitions")
     }
 
-    fn dead_letters(&self) -> Vec<String> {
+    async fn dead_letters(&self) -> Vec<String> {
         self.texts("SELECT reason FROM dead_letters ORDER BY position")
+    }
+}
+
+impl Harness for PgHome {
+    type Store = PgStore;
+
+    async fn new() -> Self {
+        Self::new().await
+    }
+
+    fn open(&self) -> PgStore {
+        self.database.store()
+    }
+
+    async fn set_clock(&self, now_ms: u64) {
+        self.set_clock(now_ms).await;
+    }
+
+    async fn rows_count(&self) -> i64 {
+        self.number("SELECT count(*) FROM todos").await
+    }
+
+    async fn purged(&self) -> i64 {
+        self.number("SELECT purged FROM partitions WHERE part = 0").await
+    }
+
+    async fn dead_letters(&self) -> Vec<String> {
+        let letters = "SELECT reason FROM dead_letters ORDER BY position";
+        self.client().await.query(letters, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
     }
 }
 
@@ -56,36 +87,40 @@ macro_rules! suite {
     ($harness:ty: $($test:ident)*) => {
         $(#[tokio::test]
         async fn $test() {
-            super::$test(<$harness>::new()).await;
+            super::$test(<$harness as Harness>::new().await).await;
         })*
+    };
+}
+
+macro_rules! whole_suite {
+    ($harness:ty) => {
+        suite! { $harness:
+            a_new_store_begins_at_nothing
+            what_is_committed_is_there_when_opened_again
+            what_is_not_committed_is_not_there
+            a_partition_that_stands_elsewhere_is_fenced
+            a_commit_without_begin_writes_nothing
+            reading_stops_when_rows_are_large
+            a_refused_row_takes_the_batch_with_it
+            catching_up_never_goes_back
+            tombstones_are_purged_when_nothing_can_ask_for_them
+            purging_goes_in_pieces
+            producers_are_forgotten
+            only_the_newest_reused_keys_are_kept
+        }
     };
 }
 
 mod sqlite {
     use super::*;
 
-    suite! { Home:
-        a_new_store_begins_at_nothing
-        what_is_committed_is_there_when_opened_again
-        what_is_not_committed_is_not_there
-        a_partition_that_stands_elsewhere_is_fenced
-        a_commit_without_begin_writes_nothing
-        reading_stops_when_rows_are_large
-        a_refused_row_takes_the_batch_with_it
-        catching_up_never_goes_back
-        tombstones_are_purged_when_nothing_can_ask_for_them
-        purging_goes_in_pieces
-        producers_are_forgotten
-        only_the_newest_reused_keys_are_kept
-    }
+    whole_suite!(Home);
 }
 
-/// Numbers from the partition's offset on, so that none is a ghost.
-fn entries(partition: &Partition, commands: Vec<TodoCommand>) -> Vec<Entry> {
-    let offsets = partition.next_offset..;
-    let entry =
-        |(offset, command)| Entry { offset, record: Ok(Record { producer: [1; 16], number: offset + 1, command }) };
-    offsets.zip(commands).map(entry).collect()
+mod postgres {
+    use super::*;
+
+    whole_suite!(PgHome);
 }
 
 async fn begin_and_fold(store: &mut impl TodoStore, commands: Vec<TodoCommand>) -> Folded {
@@ -109,7 +144,7 @@ async fn a_new_store_begins_at_nothing<H: Harness>(harness: H) {
         partition,
         Partition { store_id, part: 0, base: 0, next_offset: 0, last_hash: None, caught_up_at_ms: 0 }
     );
-    assert_ne!(store_id, H::new().open().partition(0).await.unwrap().store_id);
+    assert_ne!(store_id, H::new().await.open().partition(0).await.unwrap().store_id);
 }
 
 async fn what_is_committed_is_there_when_opened_again(harness: impl Harness) {
@@ -137,7 +172,7 @@ async fn what_is_not_committed_is_not_there(harness: impl Harness) {
     let mut store = harness.open();
     assert_eq!(store.partition(0).await.unwrap().next_offset, 0);
     drop(store);
-    assert_eq!(harness.rows_count(), 0);
+    assert_eq!(harness.rows_count().await, 0);
 }
 
 async fn a_partition_that_stands_elsewhere_is_fenced(harness: impl Harness) {
@@ -153,7 +188,7 @@ async fn a_partition_that_stands_elsewhere_is_fenced(harness: impl Harness) {
     let stale = Batch { from: 0, to: 1, ..folded.batch };
     assert_eq!(store.commit(stale).await, Err(StoreError::Fenced));
     assert_eq!(store.partition(0).await.unwrap().next_offset, 1);
-    assert_eq!(harness.rows_count(), 1);
+    assert_eq!(harness.rows_count().await, 1);
 }
 
 async fn a_commit_without_begin_writes_nothing(harness: impl Harness) {
@@ -181,7 +216,7 @@ async fn a_refused_row_takes_the_batch_with_it(harness: impl Harness) {
     let folded = begin_and_fold(&mut store, vec![create(1, "a"), create(2, "")]).await;
     assert!(matches!(store.commit(folded.batch).await, Err(StoreError::Refused(_))));
     assert_eq!(store.partition(0).await.unwrap().next_offset, 0);
-    assert_eq!(harness.rows_count(), 0);
+    assert_eq!(harness.rows_count().await, 0);
     apply(&mut store, vec![create(1, "a")]).await;
 }
 
@@ -202,21 +237,21 @@ async fn tombstones_are_purged_when_nothing_can_ask_for_them(harness: impl Harne
 
     // Its id may still be created again: the tombstone says no.
     store.catch_up(0, 3, gone_ms - 1).await.unwrap();
-    assert_eq!((harness.rows_count(), harness.purged()), (2, 0));
+    assert_eq!((harness.rows_count().await, harness.purged().await), (2, 0));
     assert!(apply(&mut store, vec![old.clone()]).await.batch.dead_letters.is_empty());
 
     // Deleted less than an hour ago: it stays for the followers.
     let received_at_ms = gone_ms - HOUR_MS;
     apply(&mut store, vec![TodoCommand { received_at_ms, ..delete(2) }]).await;
     store.catch_up(0, 5, gone_ms).await.unwrap();
-    assert_eq!((harness.rows_count(), harness.purged()), (1, 2));
+    assert_eq!((harness.rows_count().await, harness.purged().await), (1, 2));
     store.catch_up(0, 5, gone_ms + 1).await.unwrap();
-    assert_eq!((harness.rows_count(), harness.purged()), (0, 5));
+    assert_eq!((harness.rows_count().await, harness.purged().await), (0, 5));
 
     // And no late copy brings it back.
     let late = apply(&mut store, vec![old]).await;
     assert_eq!(late.batch.dead_letters[0].reason, DeadReason::TooOld);
-    assert_eq!((harness.rows_count(), harness.dead_letters()), (0, vec!["too-old".to_owned()]));
+    assert_eq!((harness.rows_count().await, harness.dead_letters().await), (0, vec!["too-old".to_owned()]));
 }
 
 async fn purging_goes_in_pieces(harness: impl Harness) {
@@ -229,9 +264,9 @@ async fn purging_goes_in_pieces(harness: impl Harness) {
     let next_offset = u64::from(2 * PURGE_ROWS_MAX + 1);
     for (more, left) in [(true, PURGE_ROWS_MAX + 1), (true, 1), (false, 0)] {
         assert_eq!(store.catch_up(0, next_offset, NOW_MS + RETRY_WINDOW_MS).await.unwrap().more, more);
-        assert_eq!(harness.rows_count(), i64::from(left));
+        assert_eq!(harness.rows_count().await, i64::from(left));
     }
-    assert_eq!(harness.purged().cast_unsigned(), next_offset);
+    assert_eq!(harness.purged().await.cast_unsigned(), next_offset);
 }
 
 async fn producers_are_forgotten(harness: impl Harness) {
@@ -243,7 +278,7 @@ async fn producers_are_forgotten(harness: impl Harness) {
         assert_eq!(store.begin(0, 1, named()).await.unwrap().producers.len(), kept);
     }
     // Seen by the store's clock, whatever the commands say.
-    harness.clock().set(NOW_MS + PRODUCER_KEPT_MS + 1);
+    harness.set_clock(NOW_MS + PRODUCER_KEPT_MS + 1).await;
     apply(&mut store, vec![create(2, "b")]).await;
     store.catch_up(0, 2, NOW_MS + PRODUCER_KEPT_MS + 1).await.unwrap();
     assert_eq!(store.begin(0, 2, named()).await.unwrap().producers.len(), 1);
@@ -257,6 +292,6 @@ async fn only_the_newest_reused_keys_are_kept(harness: impl Harness) {
     folded.batch.dead_letters.push(letter(0, DeadReason::TooOld));
     folded.batch.dead_letters.extend((1..=kept + 3).map(|position| letter(position, DeadReason::KeyReused)));
     store.commit(folded.batch).await.unwrap();
-    let reasons = harness.dead_letters();
+    let reasons = harness.dead_letters().await;
     assert_eq!((reasons.len() as u64, reasons[0].as_str()), (kept + 1, "too-old"));
 }

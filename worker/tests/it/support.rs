@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tempfile::TempDir;
 use todo_proto::change::Changes;
-use todo_proto::command::{Operation, TodoCommand};
+use todo_proto::command::{Operation, Record, TodoCommand};
+use todo_proto::fold::{Entry, Partition};
 use todo_proto::id::ItemId;
 use todo_proto::limits::DESCRIPTION_CHARACTERS_MAX;
 use todo_proto::todo::{TodoFields, TodoPatch};
@@ -148,6 +149,14 @@ pub fn complete(number: u32) -> TodoCommand {
 
 pub fn delete(number: u32) -> TodoCommand {
     command(id(number), Operation::Delete)
+}
+
+/// Numbers from the partition's offset on, so that none is a ghost.
+pub fn entries(partition: &Partition, commands: Vec<TodoCommand>) -> Vec<Entry> {
+    let offsets = partition.next_offset..;
+    let entry =
+        |(offset, command)| Entry { offset, record: Ok(Record { producer: [1; 16], number: offset + 1, command }) };
+    offsets.zip(commands).map(entry).collect()
 }
 
 /// All of them acknowledged, in this order.

@@ -1,0 +1,194 @@
+//! The log: a topic of a broker, and one worker's view of a partition of it.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use todo_proto::command::Record;
+use todo_proto::fold::Entry;
+use todo_worker::traits::{CommandLog, Extent, LogError, Outcome};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use crate::oracle::short;
+use crate::world::{Fault, State, World};
+
+/// The records of every partition.
+pub struct Topic {
+    pub partitions: Vec<Vec<Vec<u8>>>,
+    /// Grows when the topic is made anew.
+    pub generation: u32,
+    /// Says that something was appended. Wakes in the order in which they wait, which `watch` does not.
+    moved: Arc<Notify>,
+}
+
+/// What a broker says of a batch.
+pub enum Produced {
+    Acknowledged,
+    /// Nobody knows.
+    Failed,
+}
+
+impl Topic {
+    pub fn new(partitions: u32) -> Topic {
+        Topic {
+            partitions: (0..partitions).map(|_| Vec::new()).collect(),
+            generation: 0,
+            moved: Arc::default(),
+        }
+    }
+
+    /// The same name, and nothing in it.
+    pub fn make_anew(&mut self) {
+        self.partitions.iter_mut().for_each(Vec::clear);
+        self.generation += 1;
+        self.moved.notify_waiters();
+    }
+
+    fn append(&mut self, part: u32, records: &[Vec<u8>]) {
+        self.partitions[part as usize].extend_from_slice(records);
+        self.moved.notify_waiters();
+    }
+}
+
+impl World {
+    /// A broker takes a batch, or not, or twice, or late; and says so, or not.
+    pub async fn produce(&self, part: u32, records: Vec<Vec<u8>>) -> Produced {
+        self.pause().await;
+        let copy_after_ms = {
+            let mut state = self.state();
+            if state.strikes(Fault::LogAway, 15) {
+                return Produced::Failed;
+            }
+            if state.strikes(Fault::LateBatch, 20) {
+                let after_ms = state.random.u64(1..4_000);
+                drop(state);
+                self.append_later(part, records, after_ms);
+                return Produced::Failed;
+            }
+            state.append(part, &records);
+            if state.strikes(Fault::LostAcknowledgement, 20) {
+                return Produced::Failed;
+            }
+            state.strikes(Fault::DoubledBatch, 20).then(|| state.random.u64(1..4_000))
+        };
+        if let Some(after_ms) = copy_after_ms {
+            self.append_later(part, records, after_ms);
+        }
+        self.pause().await;
+        Produced::Acknowledged
+    }
+
+    /// What the client's rescue task, or the broker's old connection, does with a batch that nobody waits for any more.
+    fn append_later(&self, part: u32, records: Vec<Vec<u8>>, after_ms: u64) {
+        self.state().late_batches += 1;
+        let world = self.clone();
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(after_ms)).await;
+            let mut state = world.state();
+            state.append(part, &records);
+            state.late_batches -= 1;
+        });
+    }
+}
+
+impl State {
+    fn append(&mut self, part: u32, records: &[Vec<u8>]) {
+        self.topic.append(part, records);
+        self.oracle.appended(part, records);
+        for record in records {
+            let record = Record::decode(record).expect("we encoded it");
+            let end = self.topic.partitions[part as usize].len();
+            self.note(&format!(
+                "log {part}: {:02x} #{} {:?} {} (end {end})",
+                record.producer[0],
+                record.number,
+                record.command.id,
+                short(&record.command.operation),
+            ));
+        }
+    }
+}
+
+/// A worker's view of one partition.
+pub struct Log {
+    world: World,
+    part: u32,
+    offset: u64,
+    generation: u32,
+    is_closed: bool,
+    moved: Arc<Notify>,
+}
+
+impl Log {
+    pub fn open(world: &World, part: u32) -> Log {
+        let (generation, moved) = {
+            let state = world.state();
+            (state.topic.generation, Arc::clone(&state.topic.moved))
+        };
+        Log { world: world.clone(), part, offset: 0, generation, is_closed: false, moved }
+    }
+
+    /// A topic that was made anew shows itself once, by an error like any other: the client connects again.
+    fn reconnect(&mut self) -> Result<(), LogError> {
+        let generation = self.world.state().topic.generation;
+        if generation == self.generation {
+            return Ok(());
+        }
+        self.generation = generation;
+        Err(LogError::Unavailable("this server does not host this topic-partition".to_owned()))
+    }
+}
+
+impl CommandLog for Log {
+    const KEEPS: bool = true;
+
+    async fn extent(&mut self) -> Result<Extent, LogError> {
+        self.world.pause().await;
+        self.reconnect()?;
+        let end = self.world.state().topic.partitions[self.part as usize].len() as u64;
+        Ok(Extent { earliest: 0, end })
+    }
+
+    async fn seek(&mut self, offset: u64) -> Result<(), LogError> {
+        self.offset = offset;
+        Ok(())
+    }
+
+    async fn fetch(&mut self) -> Result<Option<Vec<Entry>>, LogError> {
+        loop {
+            if self.is_closed {
+                return Ok(None);
+            }
+            let mut moved = pin!(Arc::clone(&self.moved).notified_owned());
+            moved.as_mut().enable();
+            self.world.pause().await;
+            self.reconnect()?;
+            let entries = {
+                let mut state = self.world.state();
+                let most = state.random.usize(1..12);
+                let records = &state.topic.partitions[self.part as usize];
+                if self.offset > records.len() as u64 {
+                    return Err(LogError::Halted(format!("offset {} is out of range", self.offset)));
+                }
+                let records = records[self.offset as usize..].iter().take(most);
+                let entry = |(offset, record): (u64, &Vec<u8>)| Entry {
+                    offset,
+                    record: Record::decode(record).map_err(|_| record.as_slice().into()),
+                };
+                (self.offset..).zip(records).map(entry).collect::<Vec<_>>()
+            };
+            if let Some(last) = entries.last() {
+                self.offset = last.offset + 1;
+                return Ok(Some(entries));
+            }
+            moved.await;
+        }
+    }
+
+    fn settle(&mut self, _: usize, _: Outcome) {}
+
+    fn close(&mut self) {
+        self.is_closed = true;
+    }
+}
