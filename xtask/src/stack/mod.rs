@@ -144,7 +144,8 @@ pub enum Security {
 }
 
 impl Stack {
-    /// Starts all three at once and returns when all answer. What was started before an error is ended again.
+    /// Starts all three at once and returns when all answer. What was started before an error is ended again; the logs,
+    /// which the error names, stay.
     pub fn start(directory: &Path, security: Security, life: Life, doors: &[Door]) -> Result<Stack, String> {
         tools::install(&tools::list_missing(tools::FOR_STACK))?;
         std::fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
@@ -163,7 +164,7 @@ impl Stack {
             (Ok(kafka), Ok(postgres), Ok(redis)) => Ok(Stack { kafka, postgres, redis, certificates }),
             (kafka, postgres, redis) => {
                 let reasons: Vec<String> = [kafka.err(), postgres.err(), redis.err()].into_iter().flatten().collect();
-                Self::end(directory)?;
+                Self::end_services(directory)?;
                 Err(reasons.join("; "))
             }
         }
@@ -183,18 +184,23 @@ impl Stack {
 
     /// Ends what runs in `directory`, and removes it.
     pub fn end(directory: &Path) -> Result<(), String> {
-        for name in [kafka::NAME, postgres::NAME, redis::NAME] {
-            if let Some(mut service) = Service::find(directory, name)? {
-                service.kill()?;
-                service.remove_folder()?;
-            }
-        }
+        Self::end_services(directory)?;
         match std::fs::remove_dir_all(directory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(format!("{}: {error}", directory.display()))
             }
             _ => Ok(()),
         }
+    }
+
+    fn end_services(directory: &Path) -> Result<(), String> {
+        for name in [kafka::NAME, postgres::NAME, redis::NAME] {
+            if let Some(mut service) = Service::find(directory, name)? {
+                service.kill()?;
+                service.remove_folder()?;
+            }
+        }
+        Ok(())
     }
 
     /// Where the services are, in the words of servers and workers.

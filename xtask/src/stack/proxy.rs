@@ -135,6 +135,10 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         streams.retain(|stream| stream.peer_addr().is_ok());
         streams.extend([client, target]);
         drop(streams);
+        // The cut may have come between the look above and the list: then it has missed these two.
+        if shared.mode.load(Ordering::Relaxed) == CUT {
+            shared.cut();
+        }
         for (from, to) in [(from_client, to_target), (from_target, to_client)] {
             let shared = Arc::clone(shared);
             thread::spawn(move || move_bytes(from, to, &shared));
