@@ -1,4 +1,4 @@
-//! The simulator: the real apply loop, publisher, follower, reads and snapshots over a simulated log, store and channel.
+//! The simulator: the real appender, apply loop, publisher, follower, reads and snapshots over a simulated log, store and channel.
 //!
 //! One seed decides the schedule and the faults, time is simulated, and whatever a server serves is compared with what an
 //! independent oracle makes of the log; at the end every client's history is. A seed that fails replays exactly:
@@ -122,6 +122,8 @@ fn tail(story: &str) -> String {
 
 fn run(seed: u64, defect: Option<Defect>) -> Outcome {
     defects::set(defect);
+    // What the appender spreads its attempts by.
+    fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let outcome = runtime.expect("a runtime without I/O").block_on(simulate(seed));
     defects::set(None);
