@@ -37,7 +37,7 @@ use process::{Servers, Workers};
 use world::{Fault, PARTITIONS, World};
 
 /// Seeds of an ordinary test run.
-const SEEDS: u64 = 120;
+const SEEDS: u64 = 200;
 /// Seeds that a defect may take to be found.
 const DEFECT_SEEDS_MAX: u64 = 2_000;
 /// Commands of each run, at least.
@@ -171,7 +171,7 @@ async fn simulate(seed: u64) -> Outcome {
 /// What strikes from outside, one after the other.
 async fn chaos(world: World, servers: Servers, workers: Arc<Mutex<Workers>>) {
     loop {
-        let pause = world.state().random.u64(10..400);
+        let pause = world.state().random.u64(10..500);
         sleep(Duration::from_millis(pause)).await;
         let (what, part, place) = {
             let random = &mut world.state().random;

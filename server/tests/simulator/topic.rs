@@ -74,7 +74,7 @@ impl Broker {
 
     /// A call that went wrong ends with an error, or not at all.
     async fn fail<T>(&self) -> Result<T, KafkaError> {
-        let hangs = self.world.state().random.bool();
+        let hangs = self.world.state().random.u8(..) < 40;
         if hangs {
             pending::<()>().await;
         }
