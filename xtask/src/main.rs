@@ -3,6 +3,7 @@
 //! - `test`: everything deterministic, one named step after another (`test`), from what each check is made of:
 //!   `imports`, `licences`, `links`, `sanitizer`, `readme`, `openapi`.
 //! - `soak`: what needs time: fuzzing, kills under load, load (`soak`).
+//! - `stack`: Postgres, Redis and Kafka for development and for the tests (`stack`).
 //! - `bench`: a release build, then the matrix of `todo-bench` (`bench`).
 //!
 //! `command` runs programs, `libtest` reads what tests print, `report` counts, `tools` installs, `server` starts the
@@ -21,6 +22,7 @@ mod report;
 mod sanitizer;
 mod server;
 mod soak;
+mod stack;
 mod test;
 mod tools;
 
@@ -42,6 +44,11 @@ enum Task {
     Test(test::Arguments),
     /// Fuzzing, kill -9 under write load, and load, for a given time.
     Soak(soak::Arguments),
+    /// Real Postgres, Redis and Kafka, for servers and workers on this machine.
+    Stack {
+        #[command(subcommand)]
+        action: stack::Action,
+    },
     /// Release build, then `todo-bench matrix` with the arguments given.
     Bench {
         /// Handed to `todo-bench matrix` as they are.
@@ -54,6 +61,7 @@ fn main() -> ExitCode {
     let outcome = sanitizer::wrap_if_asked().and_then(|()| match Arguments::parse().task {
         Task::Test(arguments) => test::run(&arguments),
         Task::Soak(arguments) => soak::run(&arguments),
+        Task::Stack { action } => stack::run(&action),
         Task::Bench { arguments } => bench::run(&arguments),
     });
     match outcome {
