@@ -15,7 +15,7 @@ pub const NAME: &str = "postgres";
 
 /// Starts it, with the database.
 pub fn start(plan: &Plan<'_>) -> Result<Service, String> {
-    let &Plan { directory, certificates: secured, life } = plan;
+    let &Plan { directory, certificates: secured, life, .. } = plan;
     let programs = programs().ok_or("Postgres is not installed: apt install postgresql")?;
     let user = if is_root()? { user_ids("postgres")? } else { None };
     let folder = folder(directory, user)?;
