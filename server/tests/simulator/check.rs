@@ -47,7 +47,8 @@ fn difference(state: &State, snapshot: &Snapshot) -> Option<String> {
     }
     let wrong = expected.into_iter().find(|(id, json)| snapshot.json(*id) != Some(json));
     wrong.map(|(id, json)| {
-        let text = |json: Option<&[u8]>| json.map(|json| String::from_utf8_lossy(&json[..json.len().min(300)]).into_owned());
+        let text =
+            |json: Option<&[u8]>| json.map(|json| String::from_utf8_lossy(&json[..json.len().min(300)]).into_owned());
         format!("{id} is {:?} instead of {:?}", text(snapshot.json(id)), text(Some(json)))
     })
 }

@@ -70,12 +70,7 @@ impl State {
         let write = history.writes.len();
         command.subject = write.to_string();
         history.moment += 1;
-        history.writes.push(Write {
-            command: command.clone(),
-            sent: history.moment,
-            answered: None,
-            appended: None,
-        });
+        history.writes.push(Write { command: command.clone(), sent: history.moment, answered: None, appended: None });
         write
     }
 

@@ -323,8 +323,7 @@ async fn settle(world: &World, servers: &Servers) {
     }
     let mut state = world.state();
     let positions = state.store.positions();
-    let served: Vec<Vec<u64>> =
-        servers.all().iter().map(|server| server.snapshot().positions().to_vec()).collect();
+    let served: Vec<Vec<u64>> = servers.all().iter().map(|server| server.snapshot().positions().to_vec()).collect();
     let ends: Vec<usize> = state.topic.partitions.iter().map(Vec::len).collect();
     state.violate(format!("it does not settle: log {ends:?}, store {positions:?}, servers {served:?}"));
 }

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use todo_proto::command::{ProducerId, TodoCommand};
+use todo_proto::names::TOPIC;
 use todo_server::control::feed::Window;
 use todo_server::control::follow::Shown;
 use todo_server::control::follow::drive::{self, FollowStart, View};
-use todo_server::control::gate;
+use todo_server::control::gate::{self, Configured};
 use todo_server::control::reads::Reads;
 use todo_server::snapshot::Snapshot;
 use todo_worker::apply::{self, Status, Writing};
@@ -37,7 +38,7 @@ pub struct Servers(Arc<Mutex<Vec<Arc<Server>>>>);
 pub struct Server {
     pub number: usize,
     /// What it is configured with.
-    partitions: u32,
+    configured: Configured,
     appender: Appender<oneshot::Sender<Answer>>,
     /// It has ended: nothing that it had begun goes on.
     is_dead: Arc<AtomicBool>,
@@ -115,7 +116,7 @@ impl Server {
         let reads = Reads::new(readers, Some(view.subscribe()), shown);
         Server {
             number,
-            partitions,
+            configured: Configured { topic: TOPIC.to_owned(), partitions },
             appender,
             is_dead,
             view: view.subscribe(),
@@ -133,7 +134,7 @@ impl Server {
             let state = world.state();
             state.true_ms().saturating_add_signed(self.clock_off_ms.load(Ordering::Relaxed))
         };
-        if gate::refusal(&view, own_ms, Instant::now(), self.partitions).is_some() {
+        if gate::refusal(&view, own_ms, Instant::now(), &self.configured).is_some() {
             return None;
         }
         let (look, looked_at) = view.look.as_ref()?;
@@ -175,8 +176,7 @@ impl Workers {
             world.spawn(publishing.run(Sender(world.clone())));
             publisher
         });
-        let mut workers =
-            Workers { world: world.clone(), publishers: publishers.collect(), running: BTreeMap::new() };
+        let mut workers = Workers { world: world.clone(), publishers: publishers.collect(), running: BTreeMap::new() };
         for part in 0..PARTITIONS {
             workers.begin(part, part as usize % 2);
         }

@@ -43,11 +43,7 @@ pub struct Partition {
 
 impl Topic {
     pub fn new(partitions: u32) -> Topic {
-        Topic {
-            partitions: (0..partitions).map(|_| Vec::new()).collect(),
-            generation: 0,
-            moved: Arc::default(),
-        }
+        Topic { partitions: (0..partitions).map(|_| Vec::new()).collect(), generation: 0, moved: Arc::default() }
     }
 
     /// The same name, and nothing in it.
