@@ -251,6 +251,14 @@ pub const AHEAD_MS_MAX: u64 = 30 * 60 * 1000;
 /// How often it is looked whether writes may be taken, beside every look at the store.
 pub const GATE_EVERY: Duration = Duration::from_secs(1);
 
+/// How often it is tried at start to find the store.
+pub const STORE_WAIT_RETRY: Duration = Duration::from_millis(500);
+/// How often a line says that the store is waited for.
+pub const STORE_WAIT_LOG_EVERY: Duration = Duration::from_secs(5);
+/// Connections to the store of one server of a cluster: those for reads below the floor, one that loads, one that looks and
+/// repairs, and one to spare while one is being replaced.
+pub const STORE_CONNECTIONS_MAX: usize = STORE_READERS + 3;
+
 // What is taken at the last moment, by the slowest clock, is not too old when it is applied.
 const _: () = assert!(LAG_MS_MAX + AHEAD_MS_MAX + CLOCK_OFF_MS_MAX < todo_proto::limits::RETRY_WINDOW_MS);
 

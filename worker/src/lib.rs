@@ -7,6 +7,7 @@
 //! - [`kafka`]: the log of a cluster
 //! - [`sqlite`]: the store in one file, and the reads that a snapshot needs
 //! - [`postgres`]: the store of a cluster, its reads, leases and dead letters
+//! - [`redis`]: the fast path of a cluster, and documents for everybody else
 //! - [`reads`]: what a snapshot reads of a store
 //! - [`messages`]: the fast path from publishers to followers
 //! - [`publish`]: gathers changes and sends them as messages
@@ -30,6 +31,7 @@ pub mod messages;
 pub mod postgres;
 pub mod publish;
 pub mod reads;
+pub mod redis;
 pub mod sample;
 pub mod settings;
 pub mod sqlite;

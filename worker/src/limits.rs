@@ -53,6 +53,31 @@ pub const KAFKA_FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Fetches in a row that show nothing where the log says there is something. A partition halts after that.
 pub const KAFKA_EMPTY_FETCHES_MAX: u32 = 20;
 
+/// To have a connection to Redis, with TLS and login. It is away after that.
+pub const REDIS_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// For an answer of Redis's. What was asked may have an effect after that.
+pub const REDIS_COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
+/// For the answer to documents, which are megabytes.
+pub const REDIS_DOCUMENTS_TIMEOUT: Duration = Duration::from_secs(4);
+/// A connection that leaves something unanswered for so long is closed and made anew.
+pub const REDIS_SILENCE_MAX: Duration = Duration::from_secs(5);
+/// How often an idle connection is asked something, and a silent one looked at.
+pub const REDIS_SILENCE_SEEN_EVERY: Duration = Duration::from_secs(1);
+/// First pause before a new connection; it doubles up to [`REDIS_PAUSE_MAX`].
+pub const REDIS_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Longest pause before a new connection.
+pub const REDIS_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Messages that wait inside the client library until they are taken from it, which is at once.
+pub const REDIS_BROADCAST_MESSAGES_MAX: usize = 256;
+/// Messages that were heard and not taken. More are dropped, and a mark says so.
+pub const HEARD_MESSAGES_MAX: usize = 4_096;
+/// Bytes of messages that were heard and not taken. More are dropped, and a mark says so.
+pub const HEARD_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// How often the documents in Redis are looked after.
+pub const DOCUMENTS_EVERY: Duration = Duration::from_secs(1);
+/// Bytes of a document in Redis. A larger one is not kept but deleted.
+pub const DOCUMENT_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// Published changes that the follower has not taken. The loop waits for each to be visible, so one is the rule.
 pub const FEED_MESSAGES_MAX: usize = 4;
 
@@ -153,6 +178,9 @@ const _: () = assert!(3 * LEASE_RENEW_EVERY.as_millis() < LEASE.as_millis());
 // The client library gives up before its caller does, and a refused command is answered within twice the limit.
 const _: () = assert!(KAFKA_RETRY_WITHIN.as_millis() < APPEND_TIMEOUT.as_millis());
 const _: () = assert!(APPEND_TIMEOUT.as_millis() <= KAFKA_OPEN_TIMEOUT.as_millis());
+// A command gives up before its connection does.
+const _: () = assert!(REDIS_COMMAND_TIMEOUT.as_millis() < REDIS_SILENCE_MAX.as_millis());
+const _: () = assert!(REDIS_DOCUMENTS_TIMEOUT.as_millis() < REDIS_SILENCE_MAX.as_millis());
 // The largest command fits into an empty queue.
 const _: () = assert!(2 * RECORD_BYTES_MAX < PARTITION_QUEUE_BYTES_MAX);
 const _: () = assert!(FETCH_COMMANDS_MAX <= QUEUE_COMMANDS_MAX && FETCH_BYTES_MAX <= QUEUE_BYTES_MAX);

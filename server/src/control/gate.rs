@@ -32,19 +32,35 @@ impl Gate {
     }
 }
 
+/// The log that a server is configured to append to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Configured {
+    /// Its topic.
+    pub topic: String,
+    /// The partitions that todos are spread over.
+    pub partitions: u32,
+}
+
 /// Why no write may be taken, with the remedy; `None` when all is well. `own_ms` is this machine's clock at `now`, in ms
-/// since the Unix epoch; `partitions` is what is configured.
-pub fn refusal(view: &View, own_ms: u64, now: Instant, partitions: u32) -> Option<String> {
+/// since the Unix epoch.
+pub fn refusal(view: &View, own_ms: u64, now: Instant, configured: &Configured) -> Option<String> {
     let Some((look, looked_at)) = &view.look else {
         return Some(match &view.store_away {
             Some(why) => format!("Postgres does not answer ({why})"),
             None => "Postgres has not answered yet".to_owned(),
         });
     };
+    let Configured { topic, partitions } = configured;
     let store_partitions = look.stand.positions.len();
-    if store_partitions != partitions as usize && !is_on(Defect::NoPartCount) {
+    if store_partitions != *partitions as usize && !is_on(Defect::NoPartCount) {
         return Some(format!(
             "the store has {store_partitions} partitions and KAFKA_PARTITIONS is {partitions}: set it to {store_partitions}"
+        ));
+    }
+    if look.topic != *topic {
+        return Some(format!(
+            "the store is filled from topic {} and KAFKA_TODO_TOPIC is {topic}: what is written there is never applied",
+            look.topic
         ));
     }
     let store_ms = store_clock_ms(look, *looked_at, now);
@@ -71,10 +87,9 @@ fn lag(part: u32, caught_up_at_ms: u64, store_ms: u64) -> Option<String> {
             "partition {part} was caught up {} min ahead of the clock of Postgres: set that clock right",
             (at_ms - store_ms) / 60_000
         )),
-        at_ms if store_ms.saturating_sub(at_ms) > LAG_MS_MAX => Some(format!(
-            "partition {part} is {} h behind: see to the todo-workers",
-            (store_ms - at_ms) / 3_600_000
-        )),
+        at_ms if store_ms.saturating_sub(at_ms) > LAG_MS_MAX => {
+            Some(format!("partition {part} is {} h behind: see to the todo-workers", (store_ms - at_ms) / 3_600_000))
+        }
         _ => None,
     }
 }
@@ -92,8 +107,12 @@ mod tests {
 
     fn view(looked_at: Instant, now_ms: u64, caught_up_at_ms: [u64; 2]) -> View {
         let stand = Stand { store_id: [1; 16], positions: vec![0; 2], caught_up_at_ms: caught_up_at_ms.to_vec() };
-        let look = Look { stand, purged: vec![0; 2], oldest: None, now_ms };
+        let look = Look { stand, purged: vec![0; 2], oldest: None, now_ms, topic: "commands".to_owned() };
         View { look: Some((look, looked_at)), ..View::default() }
+    }
+
+    fn configured(topic: &str, partitions: u32) -> Configured {
+        Configured { topic: topic.to_owned(), partitions }
     }
 
     #[tokio::test(start_paused = true)]
@@ -111,18 +130,32 @@ mod tests {
             ("a day behind", [NOW_MS - day - 1, NOW_MS], NOW_MS, 0, 2, Some("partition 0 is 24 h behind")),
             ("nearly a day behind", [NOW_MS - day, NOW_MS], NOW_MS, 0, 2, None),
             ("ahead", [NOW_MS, NOW_MS + HOUR_MS / 2 + 1], NOW_MS, 0, 2, Some("30 min ahead")),
-            ("not seen for a day", [NOW_MS + HOUR_MS; 2], NOW_MS + day + 1_000, 86_401, 2, Some("not answered for 24 h")),
+            (
+                "not seen for a day",
+                [NOW_MS + HOUR_MS; 2],
+                NOW_MS + day + 1_000,
+                86_401,
+                2,
+                Some("not answered for 24 h"),
+            ),
         ];
         for (name, caught_up_at_ms, own_ms, seconds, partitions, expected) in cases {
             let now = looked_at + Duration::from_secs(seconds);
-            let said = refusal(&view(looked_at, NOW_MS, caught_up_at_ms), own_ms, now, partitions);
+            let said =
+                refusal(&view(looked_at, NOW_MS, caught_up_at_ms), own_ms, now, &configured("commands", partitions));
             match expected {
                 None => assert_eq!(said, None, "{name}"),
                 Some(words) => assert!(said.as_ref().is_some_and(|said| said.contains(words)), "{name}: {said:?}"),
             }
         }
+        let two = configured("commands", 2);
+        let another = refusal(&view(looked_at, NOW_MS, [NOW_MS; 2]), NOW_MS, looked_at, &configured("others", 2));
+        assert!(another.is_some_and(|said| said.contains("never applied")));
         let unseen = View { store_away: Some("cut".to_owned()), ..View::default() };
-        assert_eq!(refusal(&unseen, NOW_MS, looked_at, 2).as_deref(), Some("Postgres does not answer (cut)"));
-        assert_eq!(refusal(&View::default(), NOW_MS, looked_at, 2).as_deref(), Some("Postgres has not answered yet"));
+        assert_eq!(refusal(&unseen, NOW_MS, looked_at, &two).as_deref(), Some("Postgres does not answer (cut)"));
+        assert_eq!(
+            refusal(&View::default(), NOW_MS, looked_at, &two).as_deref(),
+            Some("Postgres has not answered yet")
+        );
     }
 }

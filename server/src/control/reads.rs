@@ -64,11 +64,7 @@ impl<R: OlderReader> Reads<R> {
     ///
     /// # Errors
     /// The store's, that it took too long, and that what it has does not fit what is served.
-    pub async fn answer(
-        &self,
-        query: Query,
-        served: impl Fn() -> Arc<Snapshot>,
-    ) -> Result<DeferredAnswer, StoreError> {
+    pub async fn answer(&self, query: Query, served: impl Fn() -> Arc<Snapshot>) -> Result<DeferredAnswer, StoreError> {
         if !served().is_loaded() {
             return Err(StoreError::Unavailable("nothing is loaded yet".to_owned()));
         }

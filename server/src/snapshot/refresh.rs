@@ -86,8 +86,7 @@ impl Snapshot {
     pub fn replacing(self, served: &Snapshot, version: u64) -> Snapshot {
         assert!(version > self.version && version > served.version, "version {version}");
         // The count of partitions belongs to the store: with another one it is another store.
-        let is_same_store =
-            self.store_id == served.store_id && self.positions.len() == served.positions.len();
+        let is_same_store = self.store_id == served.store_id && self.positions.len() == served.positions.len();
         assert!(!is_same_store || are_reached(&served.positions, &self.positions), "a position went back");
         Snapshot { version, replaced_bytes: served.replaced_bytes + served.bytes(), ..self }
     }

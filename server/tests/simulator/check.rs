@@ -47,7 +47,8 @@ fn difference(state: &State, snapshot: &Snapshot) -> Option<String> {
     }
     let wrong = expected.into_iter().find(|(id, json)| snapshot.json(*id) != Some(json));
     wrong.map(|(id, json)| {
-        let text = |json: Option<&[u8]>| json.map(|json| String::from_utf8_lossy(&json[..json.len().min(300)]).into_owned());
+        let text =
+            |json: Option<&[u8]>| json.map(|json| String::from_utf8_lossy(&json[..json.len().min(300)]).into_owned());
         format!("{id} is {:?} instead of {:?}", text(snapshot.json(id)), text(Some(json)))
     })
 }
@@ -74,7 +75,7 @@ pub async fn observe(world: World, servers: Servers) {
     let mut seen: HashMap<ItemId, u64> = HashMap::new();
     let mut server = None;
     loop {
-        let pause = world.state().random.u64(1..40);
+        let pause = world.state().random.u64(10..200);
         sleep(std::time::Duration::from_millis(pause)).await;
         if world.state().is_healed {
             return;
@@ -93,9 +94,9 @@ pub async fn observe(world: World, servers: Servers) {
             let ids: Vec<ItemId> = state.oracle.versions.keys().copied().collect();
             let id = (!ids.is_empty()).then(|| ids[state.random.usize(0..ids.len())]);
             match id {
-                None => Query::List { limit: 10, after: None },
+                None => Query::List { limit: 3, after: None },
                 Some(id) if state.random.bool() => Query::Item(id),
-                after => Query::List { limit: 5, after },
+                after => Query::List { limit: 3, after },
             }
         };
         let snapshot = current.snapshot();

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use todo_proto::command::{Operation, ProducerId, TodoCommand};
+use todo_proto::command::{Operation, ProducerId, Record, TodoCommand};
 use todo_proto::id::{IdSource, ItemId};
 use todo_proto::partition::partition_of;
 use todo_proto::todo::{TodoFields, TodoPatch};
-use tokio::sync::oneshot;
+use todo_worker::traits::Outcome;
 use tokio::time::{sleep, timeout};
 
 use crate::process::Servers;
@@ -52,19 +52,33 @@ pub enum Answer {
     Unknown,
 }
 
-/// A write on its way through a server.
-pub struct Sent {
-    pub write: usize,
-    pub command: TodoCommand,
-    pub answer: oneshot::Sender<Answer>,
+impl Answer {
+    /// As a server answers it.
+    pub fn of(outcome: Outcome) -> Answer {
+        match outcome {
+            Outcome::Acknowledged => Answer::Acknowledged,
+            Outcome::NotAppended(_) => Answer::NotAppended,
+            Outcome::Unknown => Answer::Unknown,
+        }
+    }
 }
 
 impl State {
-    fn send(&mut self, command: TodoCommand) -> usize {
+    /// A client is about to send a command: it is given a subject, by which its record in the log is known.
+    fn send(&mut self, command: &mut TodoCommand) -> usize {
         let history = &mut self.history;
+        let write = history.writes.len();
+        command.subject = write.to_string();
         history.moment += 1;
-        history.writes.push(Write { command, sent: history.moment, answered: None, appended: None });
-        history.writes.len() - 1
+        history.writes.push(Write { command: command.clone(), sent: history.moment, answered: None, appended: None });
+        write
+    }
+
+    /// A record was given to the log.
+    pub fn given(&mut self, part: u32, record: &Record) {
+        let write: usize = record.command.subject.parse().expect("its subject is a number");
+        let name = Appended { part, producer: record.producer, number: record.number };
+        self.history.writes[write].appended = Some(name);
     }
 
     fn answered(&mut self, write: usize, answer: Answer) {
@@ -84,14 +98,13 @@ pub async fn run(world: World, servers: Servers, count: usize) {
         sleep(pause).await;
         let Some(server) = servers.any(&mut world.state()) else { continue };
         let Some(now_ms) = server.admits(&world) else { continue };
-        let command = match again.take().filter(|command| command.id.time_ms() + 60_000 > now_ms) {
+        let mut command = match again.take().filter(|command| command.id.time_ms() + 60_000 > now_ms) {
             Some(command) => command,
             None => next_command(&mut world.state(), &mut ids, now_ms),
         };
-        let (answer, answered) = oneshot::channel();
         let write = {
             let mut state = world.state();
-            let write = state.send(command.clone());
+            let write = state.send(&mut command);
             state.note(&format!(
                 "client: write {write} to server {}: {:?} {}",
                 server.number,
@@ -100,8 +113,8 @@ pub async fn run(world: World, servers: Servers, count: usize) {
             ));
             write
         };
-        server.take(Sent { write, command: command.clone(), answer });
         done += 1;
+        let answered = server.take(command.clone());
         let Ok(Ok(answer)) = timeout(Duration::from_secs(5), answered).await else { continue };
         let mut state = world.state();
         state.answered(write, answer);
@@ -125,13 +138,11 @@ pub async fn burst(world: World, servers: Servers, count: u64) {
         let title = format!("large {}", state.history.writes.len());
         let description = "\u{1}".repeat(10_000);
         let operation = Operation::Create(TodoFields { title, description, completed: false });
-        let command = TodoCommand { id, operation, subject: "burst".to_owned(), received_at_ms: now_ms };
+        let mut command = TodoCommand { id, operation, subject: String::new(), received_at_ms: now_ms };
         state.history.ids.push(id);
-        let write = state.send(command.clone());
+        let write = state.send(&mut command);
         drop(state);
-        let (answer, answered) = oneshot::channel();
-        server.take(Sent { write, command, answer });
-        waiting.push((write, answered));
+        waiting.push((write, server.take(command)));
     }
     for (write, answered) in waiting {
         if let Ok(Ok(answer)) = timeout(Duration::from_secs(5), answered).await {
@@ -172,5 +183,5 @@ fn next_command(state: &mut State, ids: &mut IdSource, now_ms: u64) -> TodoComma
         };
         (id, operation)
     };
-    TodoCommand { id, operation, subject: "client".to_owned(), received_at_ms: now_ms }
+    TodoCommand { id, operation, subject: String::new(), received_at_ms: now_ms }
 }

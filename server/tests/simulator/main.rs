@@ -1,4 +1,4 @@
-//! The simulator: the real apply loop, publisher, follower, reads and snapshots over a simulated log, store and channel.
+//! The simulator: the real appender, apply loop, publisher, follower, reads and snapshots over a simulated log, store and channel.
 //!
 //! One seed decides the schedule and the faults, time is simulated, and whatever a server serves is compared with what an
 //! independent oracle makes of the log; at the end every client's history is. A seed that fails replays exactly:
@@ -37,7 +37,7 @@ use process::{Servers, Workers};
 use world::{Fault, PARTITIONS, World};
 
 /// Seeds of an ordinary test run.
-const SEEDS: u64 = 120;
+const SEEDS: u64 = 200;
 /// Seeds that a defect may take to be found.
 const DEFECT_SEEDS_MAX: u64 = 2_000;
 /// Commands of each run, at least.
@@ -122,6 +122,8 @@ fn tail(story: &str) -> String {
 
 fn run(seed: u64, defect: Option<Defect>) -> Outcome {
     defects::set(defect);
+    // What the appender spreads its attempts by.
+    fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let outcome = runtime.expect("a runtime without I/O").block_on(simulate(seed));
     defects::set(None);
@@ -169,7 +171,7 @@ async fn simulate(seed: u64) -> Outcome {
 /// What strikes from outside, one after the other.
 async fn chaos(world: World, servers: Servers, workers: Arc<Mutex<Workers>>) {
     loop {
-        let pause = world.state().random.u64(10..400);
+        let pause = world.state().random.u64(10..500);
         sleep(Duration::from_millis(pause)).await;
         let (what, part, place) = {
             let random = &mut world.state().random;
@@ -321,8 +323,7 @@ async fn settle(world: &World, servers: &Servers) {
     }
     let mut state = world.state();
     let positions = state.store.positions();
-    let served: Vec<Vec<u64>> =
-        servers.all().iter().map(|server| server.snapshot().positions().to_vec()).collect();
+    let served: Vec<Vec<u64>> = servers.all().iter().map(|server| server.snapshot().positions().to_vec()).collect();
     let ends: Vec<usize> = state.topic.partitions.iter().map(Vec::len).collect();
     state.violate(format!("it does not settle: log {ends:?}, store {positions:?}, servers {served:?}"));
 }

@@ -149,11 +149,8 @@ impl Model {
 
     /// The JSON it is answered as; `None` where nothing is.
     pub fn json_of(&self, id: ItemId) -> Option<Json> {
-        let fields = TodoFields {
-            title: self.title.clone()?,
-            description: self.description.clone(),
-            completed: self.completed,
-        };
+        let fields =
+            TodoFields { title: self.title.clone()?, description: self.description.clone(), completed: self.completed };
         json(&Row { id, revision: 0, updated_at_ms: self.updated_at_ms, born: None, fields: Some(fields) })
     }
 }

@@ -1,35 +1,34 @@
 //! Processes: servers that append and follow, workers that apply and publish, and what ends them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use todo_proto::command::{ProducerId, Record};
-use todo_proto::partition::partition_of;
+use todo_proto::command::{ProducerId, TodoCommand};
+use todo_proto::names::TOPIC;
 use todo_server::control::feed::Window;
 use todo_server::control::follow::Shown;
 use todo_server::control::follow::drive::{self, FollowStart, View};
-use todo_server::control::gate;
+use todo_server::control::gate::{self, Configured};
 use todo_server::control::reads::Reads;
 use todo_server::snapshot::Snapshot;
 use todo_worker::apply::{self, Status, Writing};
+use todo_worker::kafka::append::{self, Appender};
 use todo_worker::publish::{Publisher, publisher};
-use tokio::sync::{mpsc, watch};
+use todo_worker::traits::Outcome;
+use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::channel::{Sender, Source};
-use crate::clients::{Answer, Appended, Sent};
+use crate::clients::Answer;
 use crate::store::{Reader, Session};
-use crate::topic::{Log, Produced};
+use crate::topic::{Broker, Log};
 use crate::world::{PARTITIONS, State, World};
 
 /// Todos of a server's window: few, so that there are older ones.
 pub const WINDOW_ITEMS: u32 = 24;
-/// As the servers do it.
-const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
-/// As the servers do it.
-const BATCH_BYTES_MAX: usize = 7_400;
 
 /// The servers that run.
 #[derive(Clone)]
@@ -39,14 +38,15 @@ pub struct Servers(Arc<Mutex<Vec<Arc<Server>>>>);
 pub struct Server {
     pub number: usize,
     /// What it is configured with.
-    partitions: u32,
-    /// By partition, what is to be appended.
-    queues: Vec<mpsc::UnboundedSender<(Instant, Sent)>>,
+    configured: Configured,
+    appender: Appender<oneshot::Sender<Answer>>,
+    /// It has ended: nothing that it had begun goes on.
+    is_dead: Arc<AtomicBool>,
     pub view: watch::Receiver<View>,
     pub slot: Arc<Mutex<Arc<Snapshot>>>,
     pub reads: Reads<Reader>,
     /// How far its clock is off, in milliseconds.
-    pub clock_off_ms: Arc<std::sync::atomic::AtomicI64>,
+    pub clock_off_ms: Arc<AtomicI64>,
     tasks: Vec<AbortHandle>,
 }
 
@@ -72,6 +72,7 @@ impl Servers {
         let number = self.all()[place].number + 10;
         let newer = Arc::new(Server::start(world, number, partitions));
         let older = std::mem::replace(&mut self.0.lock().expect("whoever panics ends the run")[place], newer);
+        older.is_dead.store(true, Ordering::Relaxed);
         older.tasks.iter().for_each(AbortHandle::abort);
     }
 }
@@ -80,13 +81,19 @@ impl Server {
     fn start(world: &World, number: usize, partitions: u32) -> Server {
         world.state().note(&format!("server {number} starts"));
         let producer: ProducerId = world.state().random.u128(..).to_be_bytes();
-        let mut tasks = Vec::new();
-        let queues = (0..partitions).map(|part| {
-            let (queue, sent) = mpsc::unbounded_channel();
-            tasks.push(world.spawn(append(world.clone(), part, producer, sent)));
-            queue
-        });
-        let queues = queues.collect();
+        let is_dead = Arc::new(AtomicBool::new(false));
+        let broker = Broker { world: world.clone(), is_dead: Arc::clone(&is_dead) };
+        let sink_is_dead = Arc::clone(&is_dead);
+        let sink = move |outcomes: Vec<(oneshot::Sender<Answer>, Outcome)>| {
+            for (client, outcome) in outcomes {
+                if !sink_is_dead.load(Ordering::Relaxed) {
+                    // The client may have gone.
+                    let _ = client.send(Answer::of(outcome));
+                }
+            }
+        };
+        // Its tasks are left to themselves when the server ends: their broker answers nobody any more.
+        let (appender, _) = append::start(&broker, partitions, producer, Box::new(sink));
         let view = watch::Sender::new(View::default());
         let shown = watch::Sender::new(Shown::default());
         let slot = Arc::new(Mutex::new(Arc::new(Snapshot::unloaded())));
@@ -104,10 +111,20 @@ impl Server {
             crate::check::served(&mut of_world.state(), number, &held, &newer);
             *held = newer;
         });
-        tasks.push(world.spawn(follow));
+        let tasks = vec![world.spawn(follow)];
         let readers = (0..2).map(|_| Reader(world.clone())).collect();
         let reads = Reads::new(readers, Some(view.subscribe()), shown);
-        Server { number, partitions, queues, view: view.subscribe(), slot, reads, clock_off_ms: Arc::default(), tasks }
+        Server {
+            number,
+            configured: Configured { topic: TOPIC.to_owned(), partitions },
+            appender,
+            is_dead,
+            view: view.subscribe(),
+            slot,
+            reads,
+            clock_off_ms: Arc::default(),
+            tasks,
+        }
     }
 
     /// The time by which it makes ids, if it takes writes just now.
@@ -115,9 +132,9 @@ impl Server {
         let view = self.view.borrow();
         let own_ms = {
             let state = world.state();
-            state.true_ms().saturating_add_signed(self.clock_off_ms.load(std::sync::atomic::Ordering::Relaxed))
+            state.true_ms().saturating_add_signed(self.clock_off_ms.load(Ordering::Relaxed))
         };
-        if gate::refusal(&view, own_ms, Instant::now(), self.partitions).is_some() {
+        if gate::refusal(&view, own_ms, Instant::now(), &self.configured).is_some() {
             return None;
         }
         let (look, looked_at) = view.look.as_ref()?;
@@ -125,58 +142,15 @@ impl Server {
     }
 
     /// Hands a write over.
-    pub fn take(&self, sent: Sent) {
-        let part = partition_of(sent.command.id, self.partitions);
-        // A server that was ended meanwhile never answers.
-        let _ = self.queues[part as usize].send((Instant::now(), sent));
+    pub fn take(&self, command: TodoCommand) -> oneshot::Receiver<Answer> {
+        let (client, answer) = oneshot::channel();
+        let taken = self.appender.try_append(vec![(command, client)]);
+        assert!(taken.is_ok(), "it is closed by nobody");
+        answer
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.slot.lock().expect("whoever panics ends the run"))
-    }
-}
-
-/// PROTOCOL "Append", for one partition.
-async fn append(world: World, part: u32, producer: ProducerId, mut sent: mpsc::UnboundedReceiver<(Instant, Sent)>) {
-    let mut last_number = 0;
-    let mut waiting = VecDeque::new();
-    loop {
-        if waiting.is_empty() {
-            let Some(first) = sent.recv().await else { return };
-            waiting.push_back(first);
-        }
-        while let Ok(more) = sent.try_recv() {
-            waiting.push_back(more);
-        }
-        let (mut records, mut bytes, mut answers) = (Vec::new(), 0, Vec::new());
-        while let Some((since, next)) = waiting.pop_front() {
-            if since.elapsed() > APPEND_TIMEOUT {
-                // Its client may have gone.
-                let _ = next.answer.send(Answer::NotAppended);
-                continue;
-            }
-            let record = Record { producer, number: last_number + 1, command: next.command.clone() }.encode();
-            if !records.is_empty() && bytes + record.len() > BATCH_BYTES_MAX {
-                waiting.push_front((since, next));
-                break;
-            }
-            last_number += 1;
-            world.state().history.writes[next.write].appended = Some(Appended { part, producer, number: last_number });
-            bytes += record.len();
-            records.push(record);
-            answers.push(next.answer);
-        }
-        if records.is_empty() {
-            continue;
-        }
-        let answer = match timeout(APPEND_TIMEOUT, world.produce(part, records)).await {
-            Ok(Produced::Acknowledged) => Answer::Acknowledged,
-            Ok(Produced::Failed) | Err(_) => Answer::Unknown,
-        };
-        for waits in answers {
-            // Its client may have gone.
-            let _ = waits.send(answer);
-        }
     }
 }
 
@@ -202,8 +176,7 @@ impl Workers {
             world.spawn(publishing.run(Sender(world.clone())));
             publisher
         });
-        let mut workers =
-            Workers { world: world.clone(), publishers: publishers.collect(), running: BTreeMap::new() };
+        let mut workers = Workers { world: world.clone(), publishers: publishers.collect(), running: BTreeMap::new() };
         for part in 0..PARTITIONS {
             workers.begin(part, part as usize % 2);
         }

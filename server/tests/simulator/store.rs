@@ -9,6 +9,7 @@ use todo_proto::defects::{Defect, is_on};
 use todo_proto::fold::{Batch, DeadLetter, Partition, Row};
 use todo_proto::id::ItemId;
 use todo_proto::limits::RETRY_WINDOW_MS;
+use todo_proto::names::TOPIC;
 use todo_worker::limits::{PRODUCER_KEPT_MS, TOMBSTONE_KEPT_MS};
 use todo_worker::reads::{Below, Json, Loaded, Look, Repair, Stand, StoreReader};
 use todo_worker::traits::{Begun, CaughtUp, Named, StoreError, TodoStore};
@@ -370,6 +371,7 @@ impl StoreReader for Reader {
                 purged: store.parts.iter().map(|part| part.purged).collect(),
                 oldest: store.todos.values().find(|stored| stored.row.fields.is_some()).map(|stored| stored.row.id),
                 now_ms: state.true_ms(),
+                topic: TOPIC.to_owned(),
             }
         };
         self.0.pause().await;

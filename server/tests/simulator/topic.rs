@@ -1,11 +1,16 @@
 //! The log: a topic of a broker, and one worker's view of a partition of it.
 
+use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use todo_proto::command::Record;
 use todo_proto::fold::Entry;
+use todo_worker::kafka::KafkaError;
+use todo_worker::kafka::append::{self, Appends};
+use todo_worker::kafka::connect::Keyed;
 use todo_worker::traits::{CommandLog, Extent, LogError, Outcome};
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -22,20 +27,23 @@ pub struct Topic {
     moved: Arc<Notify>,
 }
 
-/// What a broker says of a batch.
-pub enum Produced {
-    Acknowledged,
-    /// Nobody knows.
-    Failed,
+/// The brokers, as one server process sees them.
+#[derive(Clone)]
+pub struct Broker {
+    pub world: World,
+    /// The process has ended: nobody is answered.
+    pub is_dead: Arc<AtomicBool>,
+}
+
+/// One partition, as one server process sees it.
+pub struct Partition {
+    broker: Broker,
+    part: u32,
 }
 
 impl Topic {
     pub fn new(partitions: u32) -> Topic {
-        Topic {
-            partitions: (0..partitions).map(|_| Vec::new()).collect(),
-            generation: 0,
-            moved: Arc::default(),
-        }
+        Topic { partitions: (0..partitions).map(|_| Vec::new()).collect(), generation: 0, moved: Arc::default() }
     }
 
     /// The same name, and nothing in it.
@@ -51,44 +59,78 @@ impl Topic {
     }
 }
 
-impl World {
-    /// A broker takes a batch, or not, or twice, or late; and says so, or not.
-    pub async fn produce(&self, part: u32, records: Vec<Vec<u8>>) -> Produced {
-        self.pause().await;
-        let copy_after_ms = {
-            let mut state = self.state();
-            if state.strikes(Fault::LogAway, 15) {
-                return Produced::Failed;
-            }
-            if state.strikes(Fault::LateBatch, 20) {
-                let after_ms = state.random.u64(1..4_000);
-                drop(state);
-                self.append_later(part, records, after_ms);
-                return Produced::Failed;
-            }
-            state.append(part, &records);
-            if state.strikes(Fault::LostAcknowledgement, 20) {
-                return Produced::Failed;
-            }
-            state.strikes(Fault::DoubledBatch, 20).then(|| state.random.u64(1..4_000))
-        };
-        if let Some(after_ms) = copy_after_ms {
-            self.append_later(part, records, after_ms);
+impl Broker {
+    /// Takes its time; for ever, when nobody waits any more.
+    async fn pause(&self) {
+        self.world.pause().await;
+        if self.is_dead.load(Ordering::Relaxed) {
+            pending().await
+        }
+    }
+
+    /// A call that went wrong ends with an error, or not at all.
+    async fn fail<T>(&self) -> Result<T, KafkaError> {
+        let hangs = self.world.state().random.u8(..) < 40;
+        if hangs {
+            pending::<()>().await;
         }
         self.pause().await;
-        Produced::Acknowledged
+        Err(KafkaError::Away("connection reset by peer".to_owned()))
     }
 
     /// What the client's rescue task, or the broker's old connection, does with a batch that nobody waits for any more.
     fn append_later(&self, part: u32, records: Vec<Vec<u8>>, after_ms: u64) {
-        self.state().late_batches += 1;
-        let world = self.clone();
+        self.world.state().late_batches += 1;
+        let world = self.world.clone();
         tokio::spawn(async move {
             sleep(Duration::from_millis(after_ms)).await;
             let mut state = world.state();
             state.append(part, &records);
             state.late_batches -= 1;
         });
+    }
+}
+
+impl append::Broker for Broker {
+    type Partition = Partition;
+
+    async fn open(&self, part: u32) -> Result<Partition, KafkaError> {
+        self.pause().await;
+        if part as usize >= self.world.state().topic.partitions.len() {
+            return Err(KafkaError::Away("unknown topic or partition".to_owned()));
+        }
+        Ok(Partition { broker: self.clone(), part })
+    }
+}
+
+impl Appends for Partition {
+    /// The broker takes a batch, or not, or twice, or late; and says so, or not.
+    async fn append(&mut self, records: Vec<Keyed>) -> Result<(), KafkaError> {
+        let (broker, part) = (&self.broker, self.part);
+        let records: Vec<Vec<u8>> = records.into_iter().map(|record| record.value).collect();
+        for record in &records {
+            let record = Record::decode(record).expect("it was just encoded");
+            broker.world.state().given(part, &record);
+        }
+        broker.pause().await;
+        let strikes = |fault, per_mille| broker.world.state().strikes(fault, per_mille);
+        let after_ms = || broker.world.state().random.u64(1..4_000);
+        if strikes(Fault::LogAway, 15) {
+            return broker.fail().await;
+        }
+        if strikes(Fault::LateBatch, 20) {
+            broker.append_later(part, records, after_ms());
+            return broker.fail().await;
+        }
+        broker.world.state().append(part, &records);
+        if strikes(Fault::LostAcknowledgement, 20) {
+            return broker.fail().await;
+        }
+        if strikes(Fault::DoubledBatch, 20) {
+            broker.append_later(part, records, after_ms());
+        }
+        broker.pause().await;
+        Ok(())
     }
 }
 

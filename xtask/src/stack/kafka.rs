@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::command::{capture, command, scratch, succeed};
+use crate::command::{capture, command, root, succeed};
 use crate::stack::certificates::Certificates;
 use crate::stack::service::{Launch, Service, free_ports, run_tool};
 use crate::stack::{Door, PASSWORD, Plan, USER};
@@ -13,6 +13,8 @@ use crate::stack::{Door, PASSWORD, Plan, USER};
 pub const NAME: &str = "kafka";
 const ARCHIVES: &str = include_str!("kafka.jars");
 const REPOSITORY: &str = "https://repo1.maven.org/maven2";
+/// Proofs of a password that the secured listener takes, beside the password itself.
+const SCRAM: [&str; 2] = ["SCRAM-SHA-256", "SCRAM-SHA-512"];
 const TOPIC: &str = "todo-commands";
 const PARTITIONS: u32 = 32;
 /// Three times the oldest command that a worker may be behind with, and then some: a week.
@@ -37,9 +39,9 @@ pub fn start(plan: &Plan<'_>) -> Result<Service, String> {
     let id = capture(&mut java(&archives, &folder, &TOOL, &["kafka.tools.StorageTool", "random-uuid"]))?;
     let mut words =
         vec!["kafka.tools.StorageTool", "format", "-t", id.trim(), "-c", "server.properties", "--standalone"];
-    let scram = format!("SCRAM-SHA-512=[name={USER},password={PASSWORD}]");
+    let scram = SCRAM.map(|mechanism| format!("{mechanism}=[name={USER},password={PASSWORD}]"));
     if secured.is_some() {
-        words.extend(["--add-scram", &scram]);
+        words.extend(scram.iter().flat_map(|user| ["--add-scram", user]));
     }
     run_tool(java(&archives, &folder, &TOOL, &words), &log)?;
 
@@ -76,11 +78,16 @@ fn properties(port: u16, controller_port: u16, secured: Option<(u16, &Certificat
         more = format!(
             "ssl.keystore.type=PEM\n\
              ssl.keystore.location={bundle}\n\
-             sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512\n\
-             listener.name.sasl_ssl.plain.sasl.jaas.config={module}.plain.PlainLoginModule required user_{USER}=\"{PASSWORD}\";\n\
-             listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config={module}.scram.ScramLoginModule required;\n",
+             sasl.enabled.mechanisms=PLAIN,{scram}\n\
+             listener.name.sasl_ssl.plain.sasl.jaas.config={module}.plain.PlainLoginModule required user_{USER}=\"{PASSWORD}\";\n",
             bundle = certificates.bundle.display(),
+            scram = SCRAM.join(","),
         );
+        for mechanism in SCRAM.map(str::to_lowercase) {
+            more += &format!(
+                "listener.name.sasl_ssl.{mechanism}.sasl.jaas.config={module}.scram.ScramLoginModule required;\n"
+            );
+        }
     }
     let mut advertised = listeners.clone();
     for (number, door) in doors.iter().enumerate() {
@@ -136,9 +143,15 @@ fn java(archives: &Path, folder: &Path, options: &[&str], words: &[&str]) -> Com
     java
 }
 
+/// Where the archives are.
+pub fn archives_folder() -> PathBuf {
+    root().join("target/xtask/kafka")
+}
+
 /// Fetches what is missing of the archives and gives their folder.
 fn archives() -> Result<PathBuf, String> {
-    let folder = scratch("kafka")?;
+    let folder = archives_folder();
+    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let listed = ARCHIVES.lines().filter_map(|line| line.split_once("  "));
     let missing: Vec<_> = listed
         .map(|(sum, path)| (sum, path, folder.join(file_name(path))))

@@ -223,6 +223,7 @@ impl Stack {
                 ("TEST_KAFKA_SASL_BROKERS", format!("localhost:{}", secured(&self.kafka))),
                 ("TEST_KAFKA_USERNAME", USER.to_owned()),
                 ("TEST_KAFKA_PASSWORD", PASSWORD.to_owned()),
+                ("TEST_KAFKA_ARCHIVES", kafka::archives_folder().display().to_string()),
                 ("TEST_REDIS_TLS_URL", format!("rediss://{USER}:{PASSWORD}@localhost:{}/0", secured(&self.redis))),
                 (
                     "TEST_DATABASE_TLS_URL",

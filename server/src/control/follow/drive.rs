@@ -16,9 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Ask, Follow, FollowCounts, Shown};
 use crate::control::feed::Window;
-use crate::limits::{
-    AWAITED_LOOKS_MAX, LOAD_RETRY, LOOK_APART_MIN, LOOK_EVERY, LOOK_EVERY_UNHEARD, SUBSCRIBE_WAIT,
-};
+use crate::limits::{AWAITED_LOOKS_MAX, LOAD_RETRY, LOOK_APART_MIN, LOOK_EVERY, LOOK_EVERY_UNHEARD, SUBSCRIBE_WAIT};
 use crate::snapshot::{Builder, Snapshot};
 
 /// What a follower is started with.

@@ -107,9 +107,15 @@ enum Load {
     None,
     Wanted,
     /// The store is being read; these messages came meanwhile.
-    Reading { messages: Vec<Message>, bytes: usize },
+    Reading {
+        messages: Vec<Message>,
+        bytes: usize,
+    },
     /// It is read, and repaired up to what is served. Of these partitions the store was asked since the last look.
-    Catching { copy: Replica, asked: BTreeSet<u32> },
+    Catching {
+        copy: Replica,
+        asked: BTreeSet<u32>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,9 +190,11 @@ impl Follow {
             if is_of_another(served, &look) || self.could_hold_more(&look) {
                 self.want_load();
             } else if let Some(last) = last.filter(|last| !is_of_another(served, last)) {
-                self.repairs.extend((0..).zip(behind(served.positions(), &last.stand.positions)).filter_map(
-                    |(part, is_behind)| is_behind.then_some(part),
-                ));
+                self.repairs.extend(
+                    (0..)
+                        .zip(behind(served.positions(), &last.stand.positions))
+                        .filter_map(|(part, is_behind)| is_behind.then_some(part)),
+                );
             }
         }
         self.last_look = Some(look);
@@ -310,7 +318,6 @@ impl Follow {
     pub fn hears(&self) -> bool {
         self.channel == Channel::Open
     }
-
 
     /// Whether the channel has said anything.
     pub fn has_heard(&self) -> bool {
