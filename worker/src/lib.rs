@@ -12,6 +12,7 @@
 //! - [`messages`]: the fast path from publishers to followers
 //! - [`publish`]: gathers changes and sends them as messages
 //! - [`command_line`]: what the worker is told
+//! - [`service`]: the worker as a process
 //! - [`settings`]: where the services of a cluster are
 //! - [`tls`]: whom to believe
 //! - [`sample`] and [`fill`]: varied todos, and how a store is filled with them
@@ -33,6 +34,7 @@ pub mod publish;
 pub mod reads;
 pub mod redis;
 pub mod sample;
+pub mod service;
 pub mod settings;
 pub mod sqlite;
 pub mod tls;
