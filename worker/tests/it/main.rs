@@ -7,6 +7,7 @@ mod database;
 mod files;
 mod fill;
 mod kafka;
+mod kafka_faults;
 mod kept_log;
 mod leases;
 mod postgres;
