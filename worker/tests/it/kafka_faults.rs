@@ -1,6 +1,7 @@
 //! What becomes of commands when a broker dies, freezes, loses its answers, or slows its clients down.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use todo_proto::command::Operation;
 use todo_proto::fold::Entry;
@@ -11,9 +12,9 @@ use todo_worker::traits::{CommandLog, LogError, NotAppended, Outcome};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval, sleep};
 
-use crate::broker::{Appends, OwnBroker, PRODUCER, eventually, read_all, topic_at};
+use crate::broker::{Appends, OwnBroker, PATIENCE, PRODUCER, eventually, read_all, topic_at};
 use crate::proxy::Network;
 use crate::support::create;
 
@@ -62,8 +63,8 @@ impl History {
     async fn append_until_acknowledged(&mut self) {
         let begun = Instant::now();
         while self.append(10).await != [Outcome::Acknowledged; 10] {
-            assert!(begun.elapsed() < crate::broker::PATIENCE, "writes are not taken again");
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            assert!(begun.elapsed() < PATIENCE, "writes are not taken again");
+            sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -149,7 +150,7 @@ async fn dies(broker: &mut OwnBroker) {
     log.seek(0).await.unwrap();
     let (entry_sender, mut entries) = mpsc::unbounded_channel();
     let reader = tokio::spawn(async move {
-        let mut pause = interval(std::time::Duration::from_millis(100));
+        let mut pause = interval(Duration::from_millis(100));
         loop {
             match log.fetch().await {
                 Ok(fetched) => fetched.unwrap().into_iter().for_each(|entry| entry_sender.send(entry).unwrap()),

@@ -13,5 +13,7 @@ mod leases;
 mod postgres;
 mod proxy;
 mod reads;
+mod redis;
+mod redis_server;
 mod store;
 mod support;
