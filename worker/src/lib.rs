@@ -10,7 +10,9 @@
 //! - [`redis`]: the fast path of a cluster, and documents for everybody else
 //! - [`reads`]: what a snapshot reads of a store
 //! - [`messages`]: the fast path from publishers to followers
+//! - [`publish`]: gathers changes and sends them as messages
 //! - [`command_line`]: what the worker is told
+//! - [`service`]: the worker as a process
 //! - [`settings`]: where the services of a cluster are
 //! - [`tls`]: whom to believe
 //! - [`sample`] and [`fill`]: varied todos, and how a store is filled with them
@@ -28,9 +30,11 @@ pub mod kafka;
 pub mod limits;
 pub mod messages;
 pub mod postgres;
+pub mod publish;
 pub mod reads;
 pub mod redis;
 pub mod sample;
+pub mod service;
 pub mod settings;
 pub mod sqlite;
 pub mod tls;

@@ -80,6 +80,13 @@ pub const DOCUMENT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Published changes that the follower has not taken. The loop waits for each to be visible, so one is the rule.
 pub const FEED_MESSAGES_MAX: usize = 4;
 
+/// Bytes of changes that wait to be published. More are dropped and counted: followers repair.
+pub const PUBLISH_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Batches of changes that wait to be published. More are dropped and counted.
+pub const PUBLISH_CHANGES_MAX: usize = 4_096;
+/// How long changes wait for others to share their messages; the first after a pause waits for nothing.
+pub const GATHER_MAX: Duration = Duration::from_millis(5);
+
 /// How often a partition looks how far it has caught up.
 pub const CATCH_UP_EVERY: Duration = Duration::from_secs(60);
 /// First pause after an error that passes by itself; it doubles up to [`BACK_OFF_MAX`].

@@ -88,6 +88,14 @@ pub const FOR_STACK: &[Tool] = &[
     },
 ];
 
+/// What `cargo xtask chaos` needs beside a stack.
+pub const FOR_CHAOS: &[Tool] = &[Tool {
+    name: "faketime (apt)",
+    purpose: "a server whose clock jumps",
+    present: || works(&mut command("faketime", &["now", "true"])),
+    install: || apt(&["faketime"]),
+}];
+
 /// What `cargo xtask soak` needs.
 pub const FOR_SOAK: &[Tool] = &[
     Tool {

@@ -39,6 +39,14 @@ pub struct Partition {
     client: PartitionClient,
 }
 
+/// What was fetched.
+pub struct Fetched {
+    /// In order, from the offset asked for on.
+    pub records: Vec<RecordAndOffset>,
+    /// One behind the last record that all replicas have.
+    pub end: u64,
+}
+
 /// A record to be appended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keyed {
@@ -192,19 +200,19 @@ impl Partition {
         self.client.produce(records.collect(), Compression::NoCompression).await.map(drop).map_err(|error| away(&error))
     }
 
-    /// Waits for records, a moment at most: there may be none. They are in order, from `offset` on.
-    pub async fn fetch(&self, offset: u64) -> Result<Vec<RecordAndOffset>, KafkaError> {
+    /// Waits for records, a moment at most: there may be none.
+    pub async fn fetch(&self, offset: u64) -> Result<Fetched, KafkaError> {
         let wait_ms = i32::try_from(KAFKA_FETCH_WAIT.as_millis()).expect("below a second");
         let fetched = async {
             let fetched = self.client.fetch_records(kafka_offset(offset), 1..KAFKA_FETCH_BYTES_MAX + 1, wait_ms).await;
-            let (records, _) = fetched.map_err(|error| match error {
+            let (records, end) = fetched.map_err(|error| match error {
                 Error::ServerError { protocol_error: ProtocolError::OffsetOutOfRange, .. } => {
                     KafkaError::OutOfRange(offset)
                 }
                 Error::Request(RequestError::ReadVersionedError(why)) => KafkaError::Unreadable(why.to_string()),
                 error => away(&error),
             })?;
-            Ok(records)
+            Ok(Fetched { records, end: our_offset(end)? })
         };
         within(KAFKA_FETCH_WAIT + KAFKA_REQUEST_TIMEOUT, "no answer to a fetch", fetched).await
     }

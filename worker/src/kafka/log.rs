@@ -1,5 +1,8 @@
 //! One partition of the log, for the apply loop: what was fetched can be fetched again, so nothing is settled here.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use rskafka::record::RecordAndOffset;
 use todo_proto::command::{DecodeError, Record};
 use todo_proto::fold::Entry;
@@ -15,12 +18,19 @@ pub struct KafkaLog {
     partition: Option<Partition>,
     next_offset: u64,
     closed: bool,
+    /// One behind the last record, as of the last call: for whoever wants to know how far behind the loop is.
+    end: Arc<AtomicU64>,
 }
 
 impl KafkaLog {
     /// Connects to nobody yet.
     pub fn new(kafka: Kafka, part: u32) -> Self {
-        Self { kafka, part, partition: None, next_offset: 0, closed: false }
+        Self { kafka, part, partition: None, next_offset: 0, closed: false, end: Arc::default() }
+    }
+
+    /// Notes one behind the last record there, at each call.
+    pub fn noting_end(self, end: Arc<AtomicU64>) -> Self {
+        Self { end, ..self }
     }
 
     /// The partition, opened anew after an error.
@@ -33,11 +43,15 @@ impl KafkaLog {
 
     async fn try_fetch(&mut self) -> Result<Vec<RecordAndOffset>, KafkaError> {
         let offset = self.next_offset;
-        self.partition().await?.fetch(offset).await
+        let fetched = self.partition().await?.fetch(offset).await?;
+        self.end.store(fetched.end, Ordering::Relaxed);
+        Ok(fetched.records)
     }
 
     async fn try_extent(&mut self) -> Result<Extent, KafkaError> {
-        self.partition().await?.extent().await
+        let extent = self.partition().await?.extent().await?;
+        self.end.store(extent.end, Ordering::Relaxed);
+        Ok(extent)
     }
 
     fn note<T>(&mut self, result: Result<T, KafkaError>) -> Result<T, LogError> {

@@ -106,7 +106,7 @@ async fn listen(client: Client, queue: Arc<Queue>) {
         tokio::select! {
             biased;
             message = messages.recv() => match message {
-                Ok(message) => queue.message(message),
+                Ok(message) => queue.message(&message),
                 Err(RecvError::Lagged(_)) => queue.missed(),
                 Err(RecvError::Closed) => break,
             },
@@ -176,7 +176,7 @@ impl Queue {
         self.pushed.notify_one();
     }
 
-    fn message(&self, message: Message) {
+    fn message(&self, message: &Message) {
         let Some(bytes) = message.value.as_bytes().filter(|_| message.channel == CHANGES_CHANNEL) else { return };
         let mut waiting = self.lock();
         let fits = waiting.messages < HEARD_MESSAGES_MAX && waiting.bytes + bytes.len() <= HEARD_BYTES_MAX;

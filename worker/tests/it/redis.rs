@@ -202,7 +202,7 @@ impl StoreReader for Shelf {
     }
 
     async fn look(&mut self) -> Result<Look, StoreError> {
-        Ok(Look { stand: self.stand(), purged: vec![0, 0], oldest: None, now_ms: 0 })
+        Ok(Look { stand: self.stand(), purged: vec![0, 0], oldest: None, now_ms: 0, topic: String::new() })
     }
 
     async fn repair(&mut self, _: u32, _: u64) -> Result<Repair, StoreError> {

@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::command::{capture, command, root, succeed};
 use crate::stack::certificates::Certificates;
 use crate::stack::service::{Launch, Service, free_ports, run_tool};
-use crate::stack::{PASSWORD, Plan, USER};
+use crate::stack::{Door, PASSWORD, Plan, USER};
 
 pub const NAME: &str = "kafka";
 const ARCHIVES: &str = include_str!("kafka.jars");
@@ -22,7 +22,7 @@ const RETENTION_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 
 /// Starts it, with the topic and its settings, which no client of ours can make.
 pub fn start(plan: &Plan<'_>) -> Result<Service, String> {
-    let &Plan { directory, certificates: secured, life } = plan;
+    let &Plan { directory, certificates: secured, life, doors } = plan;
     let archives = archives()?;
     let folder = directory.join(NAME);
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -34,7 +34,7 @@ pub fn start(plan: &Plan<'_>) -> Result<Service, String> {
         fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))
     };
     write("log4j2.xml", LOGGING)?;
-    write("server.properties", &properties(port, controller_port, secured_port.zip(secured)))?;
+    write("server.properties", &properties(port, controller_port, secured_port.zip(secured), doors))?;
 
     let id = capture(&mut java(&archives, &folder, &TOOL, &["kafka.tools.StorageTool", "random-uuid"]))?;
     let mut words =
@@ -68,8 +68,9 @@ const LOGGING: &str = r#"<Configuration>
 </Configuration>
 "#;
 
-fn properties(port: u16, controller_port: u16, secured: Option<(u16, &Certificates)>) -> String {
+fn properties(port: u16, controller_port: u16, secured: Option<(u16, &Certificates)>, doors: &[Door]) -> String {
     let mut listeners = format!("PLAINTEXT://127.0.0.1:{port}");
+    let mut protocols = "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL".to_owned();
     let mut more = String::new();
     if let Some((secured_port, certificates)) = secured {
         listeners += &format!(",SASL_SSL://localhost:{secured_port}");
@@ -88,15 +89,21 @@ fn properties(port: u16, controller_port: u16, secured: Option<(u16, &Certificat
             );
         }
     }
+    let mut advertised = listeners.clone();
+    for (number, door) in doors.iter().enumerate() {
+        listeners += &format!(",DOOR{number}://127.0.0.1:{}", door.listens);
+        advertised += &format!(",DOOR{number}://127.0.0.1:{}", door.says);
+        protocols += &format!(",DOOR{number}:PLAINTEXT");
+    }
     format!(
         "process.roles=broker,controller\n\
          node.id=1\n\
          controller.quorum.bootstrap.servers=127.0.0.1:{controller_port}\n\
          listeners={listeners},CONTROLLER://127.0.0.1:{controller_port}\n\
-         advertised.listeners={listeners}\n\
+         advertised.listeners={advertised}\n\
          inter.broker.listener.name=PLAINTEXT\n\
          controller.listener.names=CONTROLLER\n\
-         listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL\n\
+         listener.security.protocol.map={protocols}\n\
          log.dirs=data\n\
          auto.create.topics.enable=false\n\
          offsets.topic.num.partitions=1\n\

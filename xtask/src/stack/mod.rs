@@ -6,12 +6,14 @@
 //! - [`service`]: one process that outlives us, and how it is found, killed, frozen and started again
 //! - [`kafka`], [`postgres`], [`redis`]: what each of them needs
 //! - [`certificates`]: for the secured listeners
+//! - [`proxy`]: a wire that can be told to fail
 //! - [`compose`]: the same by compose
 
 mod certificates;
 mod compose;
 mod kafka;
 mod postgres;
+pub mod proxy;
 mod redis;
 pub mod service;
 
@@ -68,7 +70,7 @@ pub fn run(action: &Action) -> Result<bool, String> {
                 Some(stack) if stack.certificates.is_some() || !for_tests => stack,
                 _ => {
                     Stack::end(&directory)?;
-                    Stack::start(&directory, security, Life::Detached)?
+                    Stack::start(&directory, security, Life::Detached, &[])?
                 }
             };
             print_variables(&if *for_tests { stack.test_variables() } else { stack.variables() });
@@ -114,8 +116,19 @@ pub enum Life {
     Ours,
 }
 
+/// One more listener of Kafka, for clients that come through a proxy: a broker tells its clients where to go.
+#[derive(Clone, Copy, Debug)]
+pub struct Door {
+    /// Where the broker listens.
+    pub listens: u16,
+    /// Where it says that it listens.
+    pub says: u16,
+}
+
 /// What all services are started with.
 struct Plan<'a> {
+    /// Ports under which Kafka also sends its clients back: those of proxies.
+    doors: &'a [Door],
     directory: &'a Path,
     certificates: Option<&'a Certificates>,
     life: Life,
@@ -131,15 +144,16 @@ pub enum Security {
 }
 
 impl Stack {
-    /// Starts all three at once and returns when all answer. What was started before an error is ended again.
-    pub fn start(directory: &Path, security: Security, life: Life) -> Result<Stack, String> {
+    /// Starts all three at once and returns when all answer. What was started before an error is ended again; the logs,
+    /// which the error names, stay.
+    pub fn start(directory: &Path, security: Security, life: Life, doors: &[Door]) -> Result<Stack, String> {
         tools::install(&tools::list_missing(tools::FOR_STACK))?;
         std::fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
         let certificates = match security {
             Security::Open => None,
             Security::Secured => Some(Certificates::make(directory)?),
         };
-        let plan = Plan { directory, certificates: certificates.as_ref(), life };
+        let plan = Plan { directory, certificates: certificates.as_ref(), life, doors };
         let (kafka, postgres, redis) = thread::scope(|scope| {
             let kafka = scope.spawn(|| kafka::start(&plan));
             let postgres = scope.spawn(|| postgres::start(&plan));
@@ -150,7 +164,7 @@ impl Stack {
             (Ok(kafka), Ok(postgres), Ok(redis)) => Ok(Stack { kafka, postgres, redis, certificates }),
             (kafka, postgres, redis) => {
                 let reasons: Vec<String> = [kafka.err(), postgres.err(), redis.err()].into_iter().flatten().collect();
-                Self::end(directory)?;
+                Self::end_services(directory)?;
                 Err(reasons.join("; "))
             }
         }
@@ -170,18 +184,23 @@ impl Stack {
 
     /// Ends what runs in `directory`, and removes it.
     pub fn end(directory: &Path) -> Result<(), String> {
-        for name in [kafka::NAME, postgres::NAME, redis::NAME] {
-            if let Some(mut service) = Service::find(directory, name)? {
-                service.kill()?;
-                service.remove_folder()?;
-            }
-        }
+        Self::end_services(directory)?;
         match std::fs::remove_dir_all(directory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(format!("{}: {error}", directory.display()))
             }
             _ => Ok(()),
         }
+    }
+
+    fn end_services(directory: &Path) -> Result<(), String> {
+        for name in [kafka::NAME, postgres::NAME, redis::NAME] {
+            if let Some(mut service) = Service::find(directory, name)? {
+                service.kill()?;
+                service.remove_folder()?;
+            }
+        }
+        Ok(())
     }
 
     /// Where the services are, in the words of servers and workers.
@@ -225,9 +244,14 @@ pub struct Scoped {
 impl Scoped {
     /// Starts one in `target/xtask/NAME`, in place of one that was left behind there.
     pub fn start(name: &str, security: Security) -> Result<Scoped, String> {
+        Stack::end(&root().join("target/xtask").join(name))?;
+        Self::start_over(name, security, &[])
+    }
+
+    /// The same over what is in the folder already, with doors for proxies.
+    pub fn start_over(name: &str, security: Security, doors: &[Door]) -> Result<Scoped, String> {
         let directory = root().join("target/xtask").join(name);
-        Stack::end(&directory)?;
-        Stack::start(&directory, security, Life::Ours).map(|stack| Scoped { stack, directory })
+        Stack::start(&directory, security, Life::Ours, doors).map(|stack| Scoped { stack, directory })
     }
 }
 

@@ -6,16 +6,20 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::command::{command, works};
 use crate::stack::service::{Launch, Service, free_ports, run_tool, user_ids};
 use crate::stack::{DATABASE, PASSWORD, Plan, USER};
 
 pub const NAME: &str = "postgres";
+/// From the first connection accepted until the first one served, on two busy cores.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Starts it, with the database.
 pub fn start(plan: &Plan<'_>) -> Result<Service, String> {
-    let &Plan { directory, certificates: secured, life } = plan;
+    let &Plan { directory, certificates: secured, life, .. } = plan;
     let programs = programs().ok_or("Postgres is not installed: apt install postgresql")?;
     let user = if is_root()? { user_ids("postgres")? } else { None };
     let folder = folder(directory, user)?;
@@ -61,11 +65,25 @@ pub fn start(plan: &Plan<'_>) -> Result<Service, String> {
         directory,
         Launch { words, life, user, folder: folder.clone(), port, secured_port: None },
     )?;
+    wait_until_ready(&service, || as_user("pg_isready"))?;
     let mut create = as_user("createdb");
     create.env("PGPASSWORD", PASSWORD).args(["--host=127.0.0.1", "--username", USER, "--port"]).arg(port.to_string());
     create.arg(DATABASE);
     run_tool(create, &log)?;
     Ok(service)
+}
+
+/// It accepts connections some 0.1 s before it serves them; until then it answers 57P03, "starting up".
+fn wait_until_ready(service: &Service, pg_isready: impl Fn() -> Command) -> Result<(), String> {
+    let deadline = Instant::now() + READY_TIMEOUT;
+    let port = service.port().to_string();
+    while !works(pg_isready().args(["--host=127.0.0.1", "--port", &port])) {
+        if !service.is_running() || Instant::now() > deadline {
+            return Err(format!("Postgres does not serve; see {}", service.log().display()));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(())
 }
 
 /// Where the programs are: Debian keeps those of the server out of the path, by version.

@@ -10,7 +10,7 @@ pub const NAME: &str = "redis";
 
 /// Starts it.
 pub fn start(plan: &Plan<'_>) -> Result<Service, String> {
-    let &Plan { directory, certificates: secured, life } = plan;
+    let &Plan { directory, certificates: secured, life, .. } = plan;
     let folder = directory.join(NAME);
     std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let [port, secured_port] = free_ports()?;

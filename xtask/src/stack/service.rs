@@ -16,6 +16,8 @@ use crate::stack::Life;
 
 /// Java on two busy cores.
 const START_TIMEOUT: Duration = Duration::from_secs(90);
+/// A start that fails at once is tried again for so long.
+const AGAIN_TIMEOUT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How a service is started.
@@ -90,6 +92,17 @@ impl Service {
 
     /// Starts it (again) over the same data and on the same port.
     pub fn restart(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + AGAIN_TIMEOUT;
+        loop {
+            match self.start_once() {
+                // What was killed may have left children, whose end the next one has to wait for.
+                Err(_) if !self.is_running() && Instant::now() < deadline => std::thread::sleep(LOOK_EVERY),
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn start_once(&mut self) -> Result<(), String> {
         let log = File::options().create(true).append(true).open(self.log());
         let log = log.map_err(|error| format!("{}: {error}", self.log().display()))?;
         let errors = log.try_clone().map_err(|error| format!("{}: {error}", self.log().display()))?;
@@ -114,12 +127,17 @@ impl Service {
 
     /// `kill -9`, and waits for its end.
     pub fn kill(&mut self) -> Result<(), String> {
-        self.end("-KILL")
-    }
-
-    /// Asks it to end, and waits for that.
-    pub fn stop(&mut self) -> Result<(), String> {
-        self.end("-TERM")
+        if self.is_running() {
+            self.signal("-KILL")?;
+            let deadline = Instant::now() + START_TIMEOUT;
+            while self.is_running() {
+                if Instant::now() > deadline {
+                    return Err(format!("{} goes on after kill -KILL", self.name));
+                }
+                std::thread::sleep(LOOK_EVERY);
+            }
+        }
+        Ok(())
     }
 
     /// Freezes it.
@@ -165,21 +183,6 @@ impl Service {
             }
             _ => Ok(()),
         }
-    }
-
-    fn end(&mut self, signal: &str) -> Result<(), String> {
-        if self.is_running() {
-            // A frozen process takes only the first of these.
-            self.signal(signal)?;
-            let deadline = Instant::now() + START_TIMEOUT;
-            while self.is_running() {
-                if Instant::now() > deadline {
-                    return Err(format!("{} goes on after kill {signal}", self.name));
-                }
-                std::thread::sleep(LOOK_EVERY);
-            }
-        }
-        Ok(())
     }
 
     fn signal(&self, signal: &str) -> Result<(), String> {
@@ -309,7 +312,7 @@ mod tests {
         assert!(!found.is_running());
         assert!(found.resume().is_err());
         service.restart().expect("it starts again");
-        service.stop().expect("it ends");
+        service.kill().expect("killed again");
         assert!(Service::find(directory.path(), "other").expect("readable").is_none());
     }
 }
