@@ -371,9 +371,9 @@ mod tests {
             let rows = if length == 0 { BTreeMap::new() } else { rows };
             // Small ones, and so large ones that a few make a second piece.
             let json_bytes = [0, 200, ITEM_JSON_BYTES_MAX];
-            let rows = rows.into_iter().map(|(id, (revision, size))| {
-                change(id, from + 1 + (revision - 1) % length, json_bytes[size])
-            });
+            let rows = rows
+                .into_iter()
+                .map(|(id, (revision, size))| change(id, from + 1 + (revision - 1) % length, json_bytes[size]));
             Changes { store_id: [store; 16], ..changes(part, from, from + length, rows.collect()) }
         })
     }

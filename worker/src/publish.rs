@@ -172,7 +172,8 @@ impl Room {
 }
 
 fn bytes_of(changes: &Changes) -> usize {
-    let json = changes.changes.iter().map(|change| size_of_val(change) + change.json.as_ref().map_or(0, |json| json.len()));
+    let json =
+        changes.changes.iter().map(|change| size_of_val(change) + change.json.as_ref().map_or(0, |json| json.len()));
     size_of::<Changes>() + json.sum::<usize>()
 }
 
