@@ -69,6 +69,8 @@ pub enum Command {
     },
 }
 
+/// Default of `DATA_FILE`.
+pub const DATA_FILE_DEFAULT: &str = "./todos.db";
 /// Default of `SEED_TODOS`.
 pub const SEED_TODOS_DEFAULT: u64 = 10_000;
 
@@ -105,7 +107,7 @@ pub struct Settings {
     pub accept: Option<Accept>,
 
     /// The SQLite file that holds the todos
-    #[arg(long, env, global = true, default_value = "./todos.db", value_name = "FILE")]
+    #[arg(long, env, global = true, default_value = DATA_FILE_DEFAULT, value_name = "FILE")]
     pub data_file: PathBuf,
 
     /// Key of the HS256 tokens that writes need, at least 32 bytes [default: random, kept beside the data file]
