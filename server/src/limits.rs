@@ -247,7 +247,7 @@ pub const AWAITED_LOOKS_MAX: usize = 16;
 
 /// How far this machine's clock may be off the store's. Beyond it writes are refused.
 pub const CLOCK_OFF_MS_MAX: u64 = 60_000;
-/// How far a partition may be behind, and how long ago the store may have been seen (LAG_MAX). Beyond it writes are refused:
+/// How far a partition may be behind, and how long ago the store may have been seen (`LAG_MAX`). Beyond it writes are refused:
 /// a create that waits longer could be taken for too old.
 pub const LAG_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 /// How far a partition's `caught_up_at` may be ahead of the store's clock, which has been set back then. Beyond it writes are

@@ -376,7 +376,6 @@ fn load(reader: &mut SqliteReader, window: Window) -> Result<Snapshot, StoreErro
 }
 
 /// The block that start-up prints.
-#[expect(clippy::too_many_arguments, reason = "it says everything at once")]
 fn summary(
     listeners: &Listeners,
     accept: Accept,

@@ -70,7 +70,7 @@ mod tests {
             let id = ItemId::from_parts(NOW_MS, 5);
             let fields = TodoFields { title: "Buy \"milk\"", description: "two\nlines", completed: true };
             let mut line = Vec::new();
-            write_line(&mut line, &Exported { id, fields, updated_at_ms, born });
+            write_line(&mut line, &Exported { id, fields: fields.clone(), updated_at_ms, born });
             assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1, "one line");
             let command = read_line(&line, NOW_MS).expect("it was just written");
             let fields = TodoFields {
