@@ -334,7 +334,8 @@ fn brokers(list: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::builder::Resettable;
+    use clap::{CommandFactory, FromArgMatches, Parser};
 
     use super::*;
 
@@ -344,8 +345,11 @@ mod tests {
         connections: Connections,
     }
 
+    /// Only what the arguments say: the tests themselves run in an environment that names services.
     fn connections(arguments: &[&str]) -> Connections {
-        CommandLine::parse_from(["test"].iter().chain(arguments)).connections
+        let command = CommandLine::command().mut_args(|argument| argument.env(Resettable::Reset));
+        let matches = command.get_matches_from(["test"].iter().chain(arguments));
+        CommandLine::from_arg_matches(&matches).expect("the same arguments").connections
     }
 
     const BOTH: [&str; 2] = ["--kafka-brokers=a:9092, b:9092,", "--database-url=postgres://u:hidden@h/d"];
