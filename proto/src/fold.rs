@@ -16,6 +16,7 @@ use std::collections::btree_map::Entry as Place;
 
 use crate::change::{Change, Changes, StoreId};
 use crate::command::{Import, Operation, ProducerId, Record, TodoCommand, record_hash};
+use crate::defects::{Defect, is_on};
 use crate::id::ItemId;
 use crate::limits::{FOLD_COMMANDS_MAX, FOLD_ROW_BYTES_MAX, RETRY_WINDOW_MS};
 use crate::todo::TodoFields;
@@ -288,7 +289,7 @@ impl<'a> Folding<'a> {
     fn moves_producer(&mut self, record: &Record) -> bool {
         let number = Number { last: record.number, moved: true };
         match self.producers.entry(record.producer) {
-            Place::Occupied(last) if last.get().last >= record.number => false,
+            Place::Occupied(last) if last.get().last >= record.number => is_on(Defect::NoProducerNumber),
             Place::Occupied(mut last) => {
                 last.insert(number);
                 true

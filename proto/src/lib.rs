@@ -6,13 +6,19 @@
 //! - [`command`]: a write asked for, and its record in the log, byte by byte
 //! - [`fold`]: how a batch of commands changes the rows of a partition
 //! - [`change`]: a write done, and the arithmetic of positions
+//! - [`message`]: changes as they are published, byte by byte
+//! - [`defects`]: rules that the simulator can break
+//! - [`partition`]: which partition of the log a todo belongs to
 //! - [`limits`]: every bound of this crate
 #![forbid(unsafe_code)]
 
 pub mod change;
 pub mod command;
+pub mod defects;
 pub mod fold;
 pub mod id;
 pub mod limits;
+pub mod message;
 pub mod names;
+pub mod partition;
 pub mod todo;

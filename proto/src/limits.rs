@@ -21,6 +21,10 @@ pub const FOLD_COMMANDS_MAX: usize = 2_000;
 /// small patches of large todos would be one transaction of some 80 MB.
 pub const FOLD_ROW_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// An encoded message of changes. What is larger goes in pieces; a longer one is not read. Redis cuts *every* subscriber off,
+/// the fast ones too, when one message passes its output bound (32 MB as installed).
+pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+
 /// Age of an id after which a POST under it is refused and its tombstone may go, measured against the partition's
 /// `caught_up_at`: the 24 h in which an `Idempotency-Key` is taken, and an hour for what is on its way.
 pub const RETRY_WINDOW_MS: u64 = 25 * 60 * 60 * 1000;

@@ -14,11 +14,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use todo_worker::channel::{AppendError, Appender};
+use todo_proto::command::TodoCommand;
+use todo_worker::channel::{self, AppendError};
+use todo_worker::kafka;
 use todo_worker::traits::Outcome;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use crate::control::gate::Gate;
 use crate::http::connection::{Deferred, DeferredAnswer, Page, WriteOutcome};
 use crate::http::reject::Reject;
 use crate::limits::CONTROL_REQUESTS_MAX;
@@ -92,10 +95,24 @@ impl SnapshotSlot {
     }
 }
 
+/// Where writes go. Clones are one.
+#[derive(Clone)]
+pub enum Writes {
+    /// Into the log of this process.
+    Embedded(channel::Appender<Ticket>),
+    /// Into Kafka, while the gate is open.
+    Cluster {
+        /// To all partitions.
+        appender: kafka::Appender<Ticket>,
+        /// Set by the control plane.
+        gate: Arc<Gate>,
+    },
+}
+
 /// A shard's end towards the control plane.
 pub struct ToControl {
     slot: Arc<SnapshotSlot>,
-    appender: Appender<Ticket>,
+    writes: Writes,
     requests: mpsc::Sender<(Ticket, Request)>,
 }
 
@@ -147,11 +164,11 @@ impl WaysBack {
     }
 
     /// Completes the bridge with the log.
-    pub fn with_log(self, appender: &Appender<Ticket>) -> Bridge {
+    pub fn with_log(self, writes: &Writes) -> Bridge {
         let (sender, requests) = mpsc::channel(CONTROL_REQUESTS_MAX);
         let ends = self.to_shards.iter().zip(self.from_control).map(|(to_shard, from_control)| {
             let slot = Arc::clone(&to_shard.slot);
-            (ToControl { slot, appender: appender.clone(), requests: sender.clone() }, from_control)
+            (ToControl { slot, writes: writes.clone(), requests: sender.clone() }, from_control)
         });
         Bridge { shards: ends.collect(), requests }
     }
@@ -175,6 +192,36 @@ fn write_outcome(outcome: Outcome) -> WriteOutcome {
         Outcome::Acknowledged => WriteOutcome::Acknowledged,
         Outcome::NotAppended(_) => WriteOutcome::Refused(Reject::NotAppended),
         Outcome::Unknown => WriteOutcome::Refused(Reject::OutcomeUnknown),
+    }
+}
+
+impl Writes {
+    /// Commands that wait or are being appended.
+    pub fn waiting_count(&self) -> usize {
+        match self {
+            Writes::Embedded(appender) => appender.waiting_count(),
+            Writes::Cluster { appender, .. } => appender.waiting_count(),
+        }
+    }
+
+    /// Bytes of the commands that wait or are being appended.
+    pub fn waiting_bytes(&self) -> usize {
+        match self {
+            Writes::Embedded(appender) => appender.waiting_bytes(),
+            Writes::Cluster { appender, .. } => appender.waiting_bytes(),
+        }
+    }
+
+    fn append(&self, group: Vec<(TodoCommand, Ticket)>) -> Result<(), Reject> {
+        let refused = match self {
+            Writes::Embedded(appender) => appender.try_append(group),
+            Writes::Cluster { gate, .. } if !gate.is_open() => return Err(Reject::NotAppended),
+            Writes::Cluster { appender, .. } => appender.try_append(group),
+        };
+        refused.map_err(|(refusal, _)| match refusal {
+            AppendError::Full => Reject::QueueFull,
+            AppendError::Closed => Reject::NotAppended,
+        })
     }
 }
 
@@ -212,10 +259,7 @@ impl ToControl {
             Deferred::Writes(commands) => {
                 let places = commands.into_iter().zip(0..);
                 let group = places.map(|(command, place)| (command, Ticket { place, ..ticket })).collect();
-                self.appender.try_append(group).map_err(|(refusal, _)| match refusal {
-                    AppendError::Full => Reject::QueueFull,
-                    AppendError::Closed => Reject::NotAppended,
-                })
+                self.writes.append(group)
             }
             Deferred::Read(query) => self.ask(ticket, Request::Read(query)),
             Deferred::Page(page) => self.ask(ticket, Request::Page(page)),

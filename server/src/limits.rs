@@ -218,3 +218,49 @@ const _: () = assert!(CHUNK_PAGES_JOIN < CHUNK_PAGES && CHUNK_PAGES < CHUNK_PAGE
 
 /// Connections to the store for reads below the floor.
 pub const STORE_READERS: usize = 2;
+
+// ---- following a store in another process ----
+
+/// How often the store is looked at. A position that one look sees and that is not reached by the next is repaired, so a
+/// lost message costs at most two of these and a repair.
+pub const LOOK_EVERY: Duration = Duration::from_millis(400);
+/// How often the store is looked at while no messages come.
+pub const LOOK_EVERY_UNHEARD: Duration = Duration::from_millis(250);
+/// Shortest time between two looks, however often messages go missing.
+pub const LOOK_APART_MIN: Duration = Duration::from_millis(50);
+/// How long the first load waits for the word that messages come. Redis is never waited for longer.
+pub const SUBSCRIBE_WAIT: Duration = Duration::from_secs(2);
+/// Pause before a load that has failed is tried again.
+pub const LOAD_RETRY: Duration = Duration::from_secs(1);
+/// Bytes of messages kept while the store is loaded. More are dropped: what they said is repaired.
+pub const LOADING_MESSAGES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of changes that came in pieces and are not complete. More are dropped: what they said is repaired. The largest
+/// batch has some 24 MB: 4 MB of rows, each character as the longest escape.
+pub const PIECES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Looks whose positions the snapshot has not reached, of which the age of the data is measured. Of more the newest go.
+pub const AWAITED_LOOKS_MAX: usize = 16;
+
+/// How far this machine's clock may be off the store's. Beyond it writes are refused.
+pub const CLOCK_OFF_MS_MAX: u64 = 60_000;
+/// How far a partition may be behind, and how long ago the store may have been seen (LAG_MAX). Beyond it writes are refused:
+/// a create that waits longer could be taken for too old.
+pub const LAG_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+/// How far a partition's `caught_up_at` may be ahead of the store's clock, which has been set back then. Beyond it writes are
+/// refused: their ids could be too old already.
+pub const AHEAD_MS_MAX: u64 = 30 * 60 * 1000;
+/// How often it is looked whether writes may be taken, beside every look at the store.
+pub const GATE_EVERY: Duration = Duration::from_secs(1);
+
+/// How often it is tried at start to find the store.
+pub const STORE_WAIT_RETRY: Duration = Duration::from_millis(500);
+/// How often a line says that the store is waited for.
+pub const STORE_WAIT_LOG_EVERY: Duration = Duration::from_secs(5);
+/// Connections to the store of one server of a cluster: those for reads below the floor, one that loads, one that looks and
+/// repairs, and one to spare while one is being replaced.
+pub const STORE_CONNECTIONS_MAX: usize = STORE_READERS + 3;
+
+// What is taken at the last moment, by the slowest clock, is not too old when it is applied.
+const _: () = assert!(LAG_MS_MAX + AHEAD_MS_MAX + CLOCK_OFF_MS_MAX < todo_proto::limits::RETRY_WINDOW_MS);
+
+// A lost message costs at most one second while the store answers.
+const _: () = assert!(2 * LOOK_EVERY.as_millis() < 1_000);

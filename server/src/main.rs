@@ -70,7 +70,11 @@ fn token(settings: &Settings, subject: &str, ttl_seconds: u64) -> Result<(), Fai
     if subject.is_empty() || subject.len() > todo_server::limits::TOKEN_SUBJECT_BYTES_MAX {
         return Err("--sub must have 1 to 256 bytes: it becomes the token's subject".into());
     }
-    let keys = Keys::new(&settings.secret()?);
+    let secret = match settings.connections.cluster()? {
+        None => settings.secret()?,
+        Some(_) => settings.shared_secret()?,
+    };
+    let keys = Keys::new(&secret);
     println!("{}", keys.sign(subject, clock::wall_ms() / 1_000, ttl_seconds)?);
     Ok(())
 }

@@ -10,22 +10,33 @@ use std::time::Duration;
 use todo_proto::id::ItemId;
 use todo_worker::apply::Status;
 use todo_worker::channel::{self, QueueBounds};
+use todo_worker::kafka::{Kafka, append};
+use todo_worker::postgres::{self, Database};
+use todo_worker::redis::{Redis, RedisError};
+use todo_worker::settings;
 use todo_worker::sqlite::{OpenError, SqliteReader, SqliteStore};
+use todo_worker::tls::TlsError;
 use todo_worker::traits::{Outcome, StoreError};
 use tokio::sync::{oneshot, watch};
 
-use crate::bridge::{self, Ticket, ToShard, WaysBack};
-use crate::clock::{self, CLOCKS};
+use crate::bridge::{self, Ticket, ToShard, WaysBack, Writes};
+use crate::clock::{self, CLOCKS, CLUSTER_CLOCKS};
+use crate::control::backend::Backend;
+use crate::control::cluster::Cluster;
+use crate::control::embedded::Embedded;
 use crate::control::feed::{Follower, Window};
+use crate::control::follow::drive::View;
+use crate::control::gate::{Configured, Gate};
 use crate::control::pages::{FeedMetrics, Pages, Sources, WriteMetrics};
-use crate::control::{self, ControlStart, acceptor};
+use crate::control::serving::Serving;
+use crate::control::{self, ControlError, ControlStart, Work, acceptor};
 use crate::counters::ShardCounters;
 use crate::http::bearer::Keys;
 use crate::http::site::Rules;
-use crate::limits::STORE_READERS;
+use crate::limits::{STORE_CONNECTIONS_MAX, STORE_READERS};
 use crate::settings::{Accept, Settings, SettingsError};
 use crate::shard::io::{Driver, probe_driver};
-use crate::shard::{self, ShardStart};
+use crate::shard::{self, Clocks, ShardStart};
 use crate::snapshot::{Builder, Snapshot};
 use crate::startup::{
     Cores, Listeners, StartError, choose_cores, connections_per_shard, listen, raise_descriptor_limit,
@@ -52,6 +63,21 @@ pub enum ServeError {
         /// What the store says.
         source: StoreError,
     },
+    /// Where the services of a cluster are.
+    #[error(transparent)]
+    Connections(#[from] settings::SettingsError),
+    /// The store of a cluster.
+    #[error(transparent)]
+    Database(#[from] postgres::OpenError),
+    /// TLS to Kafka.
+    #[error("TLS to Kafka cannot be set up: {0}")]
+    Tls(#[from] TlsError),
+    /// Where Redis is.
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+    /// The control plane, while it runs.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// The sample todos.
     #[error(transparent)]
     Fill(#[from] fill::FillError),
@@ -68,10 +94,11 @@ pub enum ServeError {
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// Why it cannot start.
+/// Why it cannot start, or go on.
 pub fn run(settings: &Settings) -> Result<(), ServeError> {
-    // The port first: who starts a second server by mistake must not touch the first one's file.
-    let secret = settings.secret()?;
+    let cluster = settings.connections.cluster()?;
+    let secret = if cluster.is_some() { settings.shared_secret()? } else { settings.secret()? };
+    // The port before the file: who starts a second server by mistake must not touch the first one's file.
     let descriptors = raise_descriptor_limit();
     let cores = choose_cores(settings);
     let shards_count = cores.of_shard.len();
@@ -79,22 +106,14 @@ pub fn run(settings: &Settings) -> Result<(), ServeError> {
     let accept = settings.accept.unwrap_or(if cfg!(target_os = "macos") { Accept::Handoff } else { Accept::Reuseport });
     let listeners = listen(settings, accept, shards_count)?;
     let (driver, refusal) = probe_driver();
-
-    let begun_us = clock::tick_us();
-    let mut store = SqliteStore::open(&settings.data_file, Arc::new(clock::wall_ms))?;
-    let unusable = |source| ServeError::Store { path: settings.data_file.display().to_string(), source };
-    let mut readers = (0..STORE_READERS).map(|_| store.reader()).collect::<Result<Vec<_>, _>>()?;
-    let mut seeded = 0;
-    if settings.seed_todos > 0 && readers[0].is_empty().map_err(unusable)? {
-        store = fill::fill(store, settings.seed_todos)?;
-        seeded = settings.seed_todos;
-    }
     let window = Window {
         items_max: u32::try_from(settings.snapshot_todos_max).unwrap_or(u32::MAX),
         bytes_max: settings.snapshot_bytes_max,
     };
-    let snapshot = Arc::new(load(&mut readers[0], window).map_err(unusable)?);
-    let loaded = Loaded { snapshot: Arc::clone(&snapshot), seeded, took_ms: (clock::tick_us() - begun_us) / 1_000 };
+    let backing = match &cluster {
+        None => Backing::file(settings, window)?,
+        Some(cluster) => Backing::cluster(settings, cluster)?,
+    };
     let summary = summary(
         settings,
         &listeners,
@@ -103,11 +122,74 @@ pub fn run(settings: &Settings) -> Result<(), ServeError> {
         (driver, refusal.as_ref()),
         connections_max,
         descriptors,
-        &loaded,
+        &backing,
     );
+    let process = Process { settings, secret: &secret, accept, cores, driver, connections_max, window };
+    process.serve(listeners, backing, &summary)
+}
 
-    let process = Process { settings, secret: &secret, accept, cores, driver, connections_max };
-    process.serve(listeners, store, readers, snapshot, window, &summary)
+/// What stands behind the process, before anything runs.
+struct Backing {
+    /// What is served first.
+    snapshot: Arc<Snapshot>,
+    /// What start-up says of the store.
+    store_line: String,
+    /// What start-up says of the todos.
+    todos_line: String,
+    services: Services,
+}
+
+enum Services {
+    File { store: SqliteStore, readers: Vec<SqliteReader> },
+    Cluster { database: Database, kafka: Kafka, redis: Redis, configured: Configured },
+}
+
+impl Backing {
+    /// Opens the data file, fills it when it is empty, and loads it.
+    fn file(settings: &Settings, window: Window) -> Result<Backing, ServeError> {
+        let begun_us = clock::tick_us();
+        let path = settings.data_file.display();
+        let mut store = SqliteStore::open(&settings.data_file, Arc::new(clock::wall_ms))?;
+        let unusable = |source| ServeError::Store { path: path.to_string(), source };
+        let mut readers = (0..STORE_READERS).map(|_| store.reader()).collect::<Result<Vec<_>, _>>()?;
+        let mut seeded = "";
+        if settings.seed_todos > 0 && readers[0].is_empty().map_err(unusable)? {
+            store = fill::fill(store, settings.seed_todos)?;
+            seeded = ", all of them samples made just now (SEED_TODOS=0 starts empty)";
+        }
+        let snapshot = Arc::new(load(&mut readers[0], window).map_err(unusable)?);
+        let took_ms = (clock::tick_us() - begun_us) / 1_000;
+        let older = if snapshot.floor() == ItemId::ZERO { "" } else { ", older ones stay in the file" };
+        Ok(Backing {
+            store_line: format!("SQLite, {path}"),
+            todos_line: format!("{} in memory, {took_ms} ms{older}{seeded}", snapshot.items_count()),
+            snapshot,
+            services: Services::File { store, readers },
+        })
+    }
+
+    /// Looks at the addresses of the services; connects to none yet.
+    fn cluster(settings: &Settings, cluster: &settings::Cluster) -> Result<Backing, ServeError> {
+        if std::env::var_os("DATA_FILE").is_some() || std::env::var_os("SEED_TODOS").is_some() {
+            tracing::info!("DATA_FILE and SEED_TODOS are ignored: the todos are those of the cluster");
+        }
+        let database = Database::new(&cluster.database, STORE_CONNECTIONS_MAX)?;
+        let kafka = Kafka::new(&cluster.kafka)?;
+        let redis = Redis::new(&cluster.redis)?;
+        let configured = Configured { topic: cluster.kafka.topic.clone(), partitions: cluster.kafka.partitions };
+        let Configured { topic, partitions } = &configured;
+        let newest = settings.snapshot_todos_max;
+        Ok(Backing {
+            snapshot: Arc::new(Snapshot::unloaded()),
+            store_line: format!(
+                "Postgres, {}; writes to Kafka, {}, topic {topic}, {partitions} partitions",
+                database.place(),
+                cluster.kafka.brokers.join(" ")
+            ),
+            todos_line: format!("the newest {newest} are being loaded; GET /ready says when"),
+            services: Services::Cluster { database, kafka, redis, configured },
+        })
+    }
 }
 
 /// What the rest of the start follows from.
@@ -118,60 +200,53 @@ struct Process<'a> {
     cores: Cores,
     driver: Driver,
     connections_max: usize,
+    window: Window,
 }
 
-struct Loaded {
-    snapshot: Arc<Snapshot>,
-    seeded: u64,
-    took_ms: u64,
+/// What joins the shards to what stands behind the process.
+struct Joined {
+    writes: Writes,
+    backend: Backend,
+    work: Work,
+    clocks: Clocks,
 }
 
 impl Process<'_> {
-    fn serve(
-        &self,
-        listeners: Listeners,
-        store: SqliteStore,
-        readers: Vec<SqliteReader>,
-        snapshot: Arc<Snapshot>,
-        window: Window,
-        summary: &str,
-    ) -> Result<(), ServeError> {
+    fn serve(&self, listeners: Listeners, backing: Backing, summary: &str) -> Result<(), ServeError> {
         let shards_count = self.cores.of_shard.len();
         let counters: Vec<_> = (0..shards_count).map(|_| Arc::new(ShardCounters::default())).collect();
-        let ways_back = WaysBack::new(shards_count, &snapshot);
+        let ways_back = WaysBack::new(shards_count, &backing.snapshot);
         let to_shards = ways_back.to_shards();
-        let writes = Arc::new(WriteMetrics::default());
-        let sink = outcomes_sink(to_shards.clone(), Arc::clone(&writes));
-        let (appender, log) = channel::log(fill::new_producer(), QueueBounds::default(), sink);
-        let bridge = ways_back.with_log(&appender);
-        let (feed, published) = channel::feed();
-        let (status, status_seen) = watch::channel(Status::default());
-        let draining = Arc::new(AtomicBool::new(false));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|source| ServeError::System { what: "a runtime", source })?;
+        let write_metrics = Arc::new(WriteMetrics::default());
+        let sink = outcomes_sink(to_shards.clone(), Arc::clone(&write_metrics));
         let feed_metrics = Arc::new(FeedMetrics::default());
+        let serving = Serving::new(backing.snapshot, to_shards.clone(), Arc::clone(&feed_metrics));
+        let Joined { writes, backend, work, clocks } = {
+            // What the log needs to run is begun here, and runs when the control plane does.
+            let _within = runtime.enter();
+            self.join(backing.services, sink, serving)
+        };
+        let bridge = ways_back.with_log(&writes);
+        let draining = Arc::new(AtomicBool::new(false));
         let sources = Sources {
             counters: counters.clone(),
-            feed: Arc::clone(&feed_metrics),
-            writes,
-            status: status_seen,
-            appender,
+            feed: feed_metrics,
+            writes: write_metrics,
+            backend,
             draining: Arc::clone(&draining),
             driver: self.driver.name(),
         };
         // The acceptor holds the first half until its end.
         let (until_accepted, accepting) = oneshot::channel();
         let (ready, is_ready) = std::sync::mpsc::channel();
-        let refresh = Duration::from_millis(self.settings.refresh_ms);
         let control = ControlStart {
-            to_shards: to_shards.clone(),
+            runtime,
+            work,
             requests: bridge.requests,
-            store,
-            readers,
-            log,
-            feed,
-            published,
-            follower: Follower::new(snapshot, to_shards.clone(), refresh, window, feed_metrics),
+            to_shards: to_shards.clone(),
             pages: Pages::new(sources),
-            status,
             counters: counters.clone(),
             draining: Arc::clone(&draining),
             accepting: (self.accept == Accept::Handoff).then_some(accepting),
@@ -179,7 +254,7 @@ impl Process<'_> {
             drain_timeout: Duration::from_millis(self.settings.drain_timeout_ms),
         };
         // Started before any thread blocks signals: this one takes them all.
-        let control = spawn("control", move || control::run(control))?;
+        let control = spawn("control", move || control::run(control).map_err(ServeError::from))?;
         sys::block_all_signals();
         let mut sets = listeners.sets;
         let acceptor = match self.accept {
@@ -188,7 +263,7 @@ impl Process<'_> {
                 let listeners = sets.pop().unwrap_or_default();
                 let counters = counters.clone();
                 Some(spawn("acceptor", move || {
-                    acceptor::run(&listeners, &to_shards, &counters, &draining, CLOCKS);
+                    acceptor::run(&listeners, &to_shards, &counters, &draining, clocks);
                     drop(until_accepted);
                     Ok(())
                 })?)
@@ -208,7 +283,7 @@ impl Process<'_> {
                 to_control,
                 from_control,
                 counters,
-                clocks: CLOCKS,
+                clocks,
             };
             let core = self.cores.of_shard[index];
             shards.push(spawn(&format!("shard-{index}"), move || {
@@ -216,7 +291,7 @@ impl Process<'_> {
                 if core.is_some_and(|core| !core_affinity::set_for_current(core)) {
                     tracing::warn!(shard = index, "cannot pin to its core");
                 }
-                shard::run(start)
+                shard::run(start).map_err(|source| ServeError::System { what: "a shard", source })
             })?);
         }
         // Said when a signal would be taken in good order. Without the control plane its own error follows below.
@@ -224,18 +299,47 @@ impl Process<'_> {
             // Nobody may listen (`todo-server | head -1`), which is no reason not to serve.
             let _ = std::io::stdout().write_all(summary.as_bytes());
         }
+        // The control plane ends first, be it by an error that ends the process with the shards in it.
         for thread in [control].into_iter().chain(shards).chain(acceptor) {
-            let ended = thread.join().expect("a panic ends the process before");
-            ended.map_err(|source| ServeError::System { what: "a shard or the control plane", source })?;
+            thread.join().expect("a panic ends the process before")?;
         }
         Ok(())
+    }
+
+    fn join(&self, services: Services, sink: channel::Sink<Ticket>, serving: Serving) -> Joined {
+        let producer = fill::new_producer();
+        let window = self.window;
+        let refresh = Duration::from_millis(self.settings.refresh_ms);
+        match services {
+            Services::File { store, readers } => {
+                let (appender, log) = channel::log(producer, QueueBounds::default(), sink);
+                let (feed, published) = channel::feed();
+                let (status, status_seen) = watch::channel(Status::default());
+                let writes = Writes::Embedded(appender);
+                let backend = Backend::Embedded { writes: writes.clone(), status: status_seen };
+                let follower = Follower::new(serving, refresh, window);
+                let embedded = Embedded { store, readers, log, feed, published, follower, status };
+                Joined { writes, backend, work: Work::Embedded(Box::new(embedded)), clocks: CLOCKS }
+            }
+            Services::Cluster { database, kafka, redis, configured } => {
+                let (appender, appending) = append::start(&kafka, configured.partitions, producer, sink);
+                let gate = Gate::closed();
+                let writes = Writes::Cluster { appender, gate: Arc::clone(&gate) };
+                let (refused, refused_seen) = watch::channel(None);
+                let (view, view_seen) = watch::channel(View::default());
+                let backend = Backend::Cluster { writes: writes.clone(), view: view_seen, refused: refused_seen };
+                let cluster =
+                    Cluster { database, redis, configured, appending, gate, refused, view, serving, window, refresh };
+                Joined { writes, backend, work: Work::Cluster(Box::new(cluster)), clocks: CLUSTER_CLOCKS }
+            }
+        }
     }
 }
 
 fn spawn(
     name: &str,
-    work: impl FnOnce() -> std::io::Result<()> + Send + 'static,
-) -> Result<JoinHandle<std::io::Result<()>>, ServeError> {
+    work: impl FnOnce() -> Result<(), ServeError> + Send + 'static,
+) -> Result<JoinHandle<Result<(), ServeError>>, ServeError> {
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
     thread.map_err(|source| ServeError::System { what: "a thread", source })
 }
@@ -288,7 +392,7 @@ fn summary(
     (driver, refusal): (Driver, Option<&std::io::Error>),
     connections_max: usize,
     descriptors: u64,
-    loaded: &Loaded,
+    backing: &Backing,
 ) -> String {
     let mut text = String::new();
     let mut line =
@@ -307,11 +411,8 @@ fn summary(
     };
     line("shards", &format!("{} of {} CPUs, {place}, {accept}", cores.of_shard.len(), cores.available));
     line("I/O driver", &driver_line(driver, refusal));
-    line("store", &format!("SQLite, {}", settings.data_file.display()));
-    let count = loaded.snapshot.items_count();
-    let older = if loaded.snapshot.floor() == ItemId::ZERO { "" } else { ", older ones stay in the file" };
-    let seeded = if loaded.seeded > 0 { ", all of them samples made just now (SEED_TODOS=0 starts empty)" } else { "" };
-    line("todos", &format!("{count} in memory, {} ms{older}{seeded}", loaded.took_ms));
+    line("store", &backing.store_line);
+    line("todos", &backing.todos_line);
     line("descriptors", &format!("{descriptors}, so {connections_max} connections a shard"));
     line("writes", "need a token: todo-server token --sub NAME");
     let first = addresses.first().map_or("", String::as_str);

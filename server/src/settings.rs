@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use todo_worker::settings::{Connections, Secret, secret};
+
 use crate::limits::{
     BODY_TIMEOUT, DRAIN_TIMEOUT_MS_DEFAULT, HEAD_TIMEOUT, IDLE_TIMEOUT, LIST_LIMIT_MAX, PROGRESS_TIMEOUT,
     REFRESH_MS_DEFAULT, SECRET_BYTES_MIN, SHARDS_MAX, SNAPSHOT_BYTES_MAX_DEFAULT, SNAPSHOT_TODOS_MAX_DEFAULT,
@@ -102,7 +104,11 @@ pub struct Settings {
 
     /// Key of the HS256 tokens that writes need, at least 32 bytes [default: random, kept beside the data file]
     #[arg(long, env, global = true, hide_env_values = true, value_name = "SECRET")]
-    pub jwt_secret: Option<String>,
+    pub jwt_secret: Option<Secret>,
+
+    /// File that holds the JWT_SECRET
+    #[arg(long, env, global = true, value_name = "FILE")]
+    pub jwt_secret_file: Option<PathBuf>,
 
     /// Accept a JWT_SECRET under 32 bytes, which can be guessed: for experiments only
     #[arg(long, env, global = true)]
@@ -156,6 +162,10 @@ pub struct Settings {
     #[arg(long, env, global = true, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=1_073_741_824))]
     pub socket_buffer_bytes: Option<u32>,
 
+    /// Where the services of a cluster are.
+    #[command(flatten)]
+    pub connections: Connections,
+
     /// What is logged to standard error: error, warn, info, debug, trace, or per module as in warn,todo_server::control=debug
     #[arg(long, env, global = true, default_value = "info", value_name = "FILTER")]
     pub log: String,
@@ -172,6 +182,14 @@ pub enum SettingsError {
         /// What it has.
         bytes: usize,
     },
+    /// No key where each server must have the same.
+    #[error(
+        "JWT_SECRET is not set: in a cluster every server needs the same one, so make one with `openssl rand -hex 32`"
+    )]
+    NoSecret,
+    /// A key in two places, or a file that cannot be read.
+    #[error(transparent)]
+    Secret(#[from] todo_worker::settings::SettingsError),
     /// The kept key cannot be read or made.
     #[error("the key file {path} cannot be used ({source}): mend it, or set JWT_SECRET")]
     SecretFile {
@@ -188,10 +206,26 @@ impl Settings {
     /// # Errors
     /// A weak key that is not allowed; a key file that cannot be read or made.
     pub fn secret(&self) -> Result<Vec<u8>, SettingsError> {
-        let secret = match &self.jwt_secret {
-            Some(secret) => secret.clone().into_bytes(),
-            None => kept_secret(&secret_file(&self.data_file))?,
-        };
+        match self.set_secret()? {
+            Some(secret) => self.strong(secret),
+            None => self.strong(kept_secret(&secret_file(&self.data_file))?),
+        }
+    }
+
+    /// The key of tokens, which every server of a cluster must be given.
+    ///
+    /// # Errors
+    /// There is none, or a weak one that is not allowed; its file cannot be read.
+    pub fn shared_secret(&self) -> Result<Vec<u8>, SettingsError> {
+        self.strong(self.set_secret()?.ok_or(SettingsError::NoSecret)?)
+    }
+
+    fn set_secret(&self) -> Result<Option<Vec<u8>>, SettingsError> {
+        let secret = secret("JWT_SECRET", self.jwt_secret.as_ref(), self.jwt_secret_file.as_deref())?;
+        Ok(secret.map(|secret| secret.reveal().as_bytes().to_vec()))
+    }
+
+    fn strong(&self, secret: Vec<u8>) -> Result<Vec<u8>, SettingsError> {
         if secret.len() < SECRET_BYTES_MIN && !self.allow_weak_secret {
             return Err(SettingsError::WeakSecret { bytes: secret.len() });
         }

@@ -4,11 +4,15 @@
 //!   [`ChangeFeed`](traits::ChangeFeed), and what can go wrong at each
 //! - [`apply`]: the loop between them, the same for every log, store and feed
 //! - [`channel`]: the log and the feed of one process, in memory
+//! - [`kafka`]: the log of a cluster
 //! - [`sqlite`]: the store in one file, and the reads that a snapshot needs
 //! - [`postgres`]: the store of a cluster, its reads, leases and dead letters
+//! - [`redis`]: the fast path of a cluster, and documents for everybody else
 //! - [`reads`]: what a snapshot reads of a store
 //! - [`messages`]: the fast path from publishers to followers
+//! - [`publish`]: gathers changes and sends them as messages
 //! - [`command_line`]: what the worker is told
+//! - [`service`]: the worker as a process
 //! - [`settings`]: where the services of a cluster are
 //! - [`tls`]: whom to believe
 //! - [`sample`] and [`fill`]: varied todos, and how a store is filled with them
@@ -22,11 +26,15 @@ pub mod apply;
 pub mod channel;
 pub mod command_line;
 pub mod fill;
+pub mod kafka;
 pub mod limits;
 pub mod messages;
 pub mod postgres;
+pub mod publish;
 pub mod reads;
+pub mod redis;
 pub mod sample;
+pub mod service;
 pub mod settings;
 pub mod sqlite;
 pub mod tls;

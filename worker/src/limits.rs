@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use todo_proto::limits::{FOLD_COMMANDS_MAX, FOLD_ROW_BYTES_MAX};
+use todo_proto::limits::{FOLD_COMMANDS_MAX, FOLD_ROW_BYTES_MAX, RECORD_BYTES_MAX};
 
 /// Commands that wait in the channel or are being applied. More are refused at once.
 pub const QUEUE_COMMANDS_MAX: usize = 64 * 1024;
@@ -15,8 +15,78 @@ pub const FETCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of rows read for one batch, give or take the last row: what a fold can make of them is no more, and two thousand
 /// small patches of large todos would read 80 MB. The commands on the rest wait for the next batch.
 pub const READ_ROW_BYTES_MAX: usize = FOLD_ROW_BYTES_MAX;
+/// Bytes of the commands that wait for one partition of Kafka or are on their way to it. More are refused at once, and
+/// those of other partitions are not.
+pub const PARTITION_QUEUE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Bytes of one batch for Kafka, unless it is one record. What is larger leaves its client library in two pieces and waits
+/// 40 ms for the other side to acknowledge the first.
+pub const APPEND_BATCH_BYTES_MAX: usize = 7_400;
+/// Bytes of a record in Kafka beside its value: the key, and the lengths and deltas around both.
+pub const RECORD_OVERHEAD_BYTES: usize = 36 + 20;
+/// How long a command waits for its turn, and then a batch for its acknowledgement. What waited longer is not appended;
+/// what is not acknowledged by then is unknown.
+pub const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
+/// From one batch of a partition to the next, so that more commands share one; the first after a pause waits for nothing.
+pub const APPEND_GATHER_MAX: Duration = Duration::from_millis(2);
+/// First pause after a partition that could not be opened; it doubles up to [`PROBE_PAUSE_MAX`].
+pub const PROBE_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Longest pause after a partition that could not be opened.
+pub const PROBE_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// To have a partition open: socket, TLS, login, the topic, its leader. Kafka is away after that.
+pub const KAFKA_OPEN_TIMEOUT: Duration = Duration::from_secs(4);
+/// For an answer of Kafka's, beside what it may wait for records.
+pub const KAFKA_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// For how long the client library tries one call again by itself. Below every limit of a call, so that the call ends with
+/// what is wrong and not with the limit.
+pub const KAFKA_RETRY_WITHIN: Duration = Duration::from_millis(1_500);
+/// First pause of the client library before it tries again.
+pub const KAFKA_RETRY_PAUSE_MIN: Duration = Duration::from_millis(10);
+/// Longest pause of the client library before it tries again.
+pub const KAFKA_RETRY_PAUSE_MAX: Duration = Duration::from_millis(200);
+/// How long a fetch waits for records. Also what a call behind a fetch that was given up waits for it.
+pub const KAFKA_FETCH_WAIT: Duration = Duration::from_millis(500);
+/// Bytes of records that one fetch brings, unless the first batch is larger. Some [`FETCH_COMMANDS_MAX`] of usual size.
+pub const KAFKA_FETCH_BYTES_MAX: i32 = 512 * 1024;
+/// An answer of Kafka's. A larger one is an error: nothing that we ask for is as large, unless the cluster is huge.
+pub const KAFKA_FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Fetches in a row that show nothing where the log says there is something. A partition halts after that.
+pub const KAFKA_EMPTY_FETCHES_MAX: u32 = 20;
+
+/// To have a connection to Redis, with TLS and login. It is away after that.
+pub const REDIS_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// For an answer of Redis's. What was asked may have an effect after that.
+pub const REDIS_COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
+/// For the answer to documents, which are megabytes.
+pub const REDIS_DOCUMENTS_TIMEOUT: Duration = Duration::from_secs(4);
+/// A connection that leaves something unanswered for so long is closed and made anew.
+pub const REDIS_SILENCE_MAX: Duration = Duration::from_secs(5);
+/// How often an idle connection is asked something, and a silent one looked at.
+pub const REDIS_SILENCE_SEEN_EVERY: Duration = Duration::from_secs(1);
+/// First pause before a new connection; it doubles up to [`REDIS_PAUSE_MAX`].
+pub const REDIS_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Longest pause before a new connection.
+pub const REDIS_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Messages that wait inside the client library until they are taken from it, which is at once.
+pub const REDIS_BROADCAST_MESSAGES_MAX: usize = 256;
+/// Messages that were heard and not taken. More are dropped, and a mark says so.
+pub const HEARD_MESSAGES_MAX: usize = 4_096;
+/// Bytes of messages that were heard and not taken. More are dropped, and a mark says so.
+pub const HEARD_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// How often the documents in Redis are looked after.
+pub const DOCUMENTS_EVERY: Duration = Duration::from_secs(1);
+/// Bytes of a document in Redis. A larger one is not kept but deleted.
+pub const DOCUMENT_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// Published changes that the follower has not taken. The loop waits for each to be visible, so one is the rule.
 pub const FEED_MESSAGES_MAX: usize = 4;
+
+/// Bytes of changes that wait to be published. More are dropped and counted: followers repair.
+pub const PUBLISH_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Batches of changes that wait to be published. More are dropped and counted.
+pub const PUBLISH_CHANGES_MAX: usize = 4_096;
+/// How long changes wait for others to share their messages; the first after a pause waits for nothing.
+pub const GATHER_MAX: Duration = Duration::from_millis(5);
 
 /// How often a partition looks how far it has caught up.
 pub const CATCH_UP_EVERY: Duration = Duration::from_secs(60);
@@ -105,4 +175,12 @@ const _: () = assert!(IDLE_IN_TRANSACTION_TIMEOUT.as_millis() < LOCK_TIMEOUT.as_
 const _: () = assert!(STATEMENT_TIMEOUT.as_millis() < CALL_TIMEOUT.as_millis());
 // A lost renewal loses no lease.
 const _: () = assert!(3 * LEASE_RENEW_EVERY.as_millis() < LEASE.as_millis());
+// The client library gives up before its caller does, and a refused command is answered within twice the limit.
+const _: () = assert!(KAFKA_RETRY_WITHIN.as_millis() < APPEND_TIMEOUT.as_millis());
+const _: () = assert!(APPEND_TIMEOUT.as_millis() <= KAFKA_OPEN_TIMEOUT.as_millis());
+// A command gives up before its connection does.
+const _: () = assert!(REDIS_COMMAND_TIMEOUT.as_millis() < REDIS_SILENCE_MAX.as_millis());
+const _: () = assert!(REDIS_DOCUMENTS_TIMEOUT.as_millis() < REDIS_SILENCE_MAX.as_millis());
+// The largest command fits into an empty queue.
+const _: () = assert!(2 * RECORD_BYTES_MAX < PARTITION_QUEUE_BYTES_MAX);
 const _: () = assert!(FETCH_COMMANDS_MAX <= QUEUE_COMMANDS_MAX && FETCH_BYTES_MAX <= QUEUE_BYTES_MAX);

@@ -27,7 +27,7 @@ pub use connect::{Database, OpenError};
 pub use dead_letters::{DeadLetterRow, DeadLetters};
 pub use leases::{Leases, Share, WorkerId};
 pub use migrate::StoreFacts;
-pub use read::{Exported, PgReader};
+pub use read::PgReader;
 pub use write::PgStore;
 
 /// What a call ends with that did not end in time.

@@ -4,6 +4,7 @@ use std::future::Future;
 
 use todo_proto::change::{Change, StoreId};
 use todo_proto::id::ItemId;
+use todo_proto::todo::TodoFields;
 
 use crate::traits::StoreError;
 
@@ -75,6 +76,8 @@ pub struct Look {
     pub oldest: Option<ItemId>,
     /// The store's clock, in ms since the Unix epoch.
     pub now_ms: u64,
+    /// The topic that its offsets are of: whoever appends to another writes what nobody applies.
+    pub topic: String,
 }
 
 /// What a repair has read.
@@ -91,6 +94,19 @@ pub enum Repair {
     },
     /// More rows than [`REPAIR_ROWS_MAX`](crate::limits::REPAIR_ROWS_MAX), or tombstones among them were purged: load anew.
     TooMuch,
+}
+
+/// A todo with all that an import needs; its `created_at` is its id's time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exported<'a> {
+    /// The todo.
+    pub id: ItemId,
+    /// Its fields.
+    pub fields: TodoFields<&'a str>,
+    /// When it was last changed, in ms since the Unix epoch.
+    pub updated_at_ms: u64,
+    /// The fingerprint of the POST that made it, if known.
+    pub born: Option<u64>,
 }
 
 /// What lies below an id.

@@ -30,6 +30,26 @@ pub fn connect(port: u16) -> Result<TcpStream, String> {
     Ok(stream)
 }
 
+/// One kept-alive connection.
+pub struct Client {
+    stream: TcpStream,
+}
+
+impl Client {
+    /// Connects to the port on 127.0.0.1.
+    pub fn connect(port: u16) -> Result<Client, String> {
+        connect(port).map(|stream| Client { stream })
+    }
+
+    /// One request and its response. `headers` and `body` are put in as they are.
+    pub fn request(&mut self, method: &str, target: &str, headers: &str, body: &str) -> Result<Response, String> {
+        let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+        let request = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n{headers}{length}\r\n{body}");
+        self.stream.write_all(request.as_bytes()).map_err(|error| format!("sending: {error}"))?;
+        read_response(&self.stream, method == "HEAD")
+    }
+}
+
 /// Sends `request` on a connection of its own and reads one response.
 pub fn exchange(port: u16, request: &[u8]) -> Result<Response, String> {
     let mut stream = connect(port)?;

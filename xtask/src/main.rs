@@ -3,13 +3,19 @@
 //! - `test`: everything deterministic, one named step after another (`test`), from what each check is made of:
 //!   `imports`, `licences`, `links`, `sanitizer`, `readme`, `openapi`.
 //! - `soak`: what needs time: fuzzing, kills under load, load (`soak`).
+//! - `stack`: Postgres, Redis and Kafka for development and for the tests (`stack`).
+//! - `demo`: servers and a worker over a stack (`cluster`), and what a write takes to be seen (`demo`).
+//! - `chaos`: the same cluster while one of its parts fails (`chaos`).
 //! - `bench`: a release build, then the matrix of `todo-bench` (`bench`).
 //!
 //! `command` runs programs, `libtest` reads what tests print, `report` counts, `tools` installs, `server` starts the
 //! server under test and `http` speaks to it.
 
 mod bench;
+mod chaos;
+mod cluster;
 mod command;
+mod demo;
 mod http;
 mod imports;
 mod libtest;
@@ -21,6 +27,7 @@ mod report;
 mod sanitizer;
 mod server;
 mod soak;
+mod stack;
 mod test;
 mod tools;
 
@@ -42,6 +49,15 @@ enum Task {
     Test(test::Arguments),
     /// Fuzzing, kill -9 under write load, and load, for a given time.
     Soak(soak::Arguments),
+    /// Real Postgres, Redis and Kafka, for servers and workers on this machine.
+    Stack {
+        #[command(subcommand)]
+        action: stack::Action,
+    },
+    /// Real traffic through real services while one of them fails, round after round.
+    Chaos(chaos::Arguments),
+    /// The whole cluster on this machine: writes on one server, reads on another, and how long that takes.
+    Demo,
     /// Release build, then `todo-bench matrix` with the arguments given.
     Bench {
         /// Handed to `todo-bench matrix` as they are.
@@ -54,6 +70,9 @@ fn main() -> ExitCode {
     let outcome = sanitizer::wrap_if_asked().and_then(|()| match Arguments::parse().task {
         Task::Test(arguments) => test::run(&arguments),
         Task::Soak(arguments) => soak::run(&arguments),
+        Task::Stack { action } => stack::run(&action),
+        Task::Chaos(arguments) => chaos::run(&arguments),
+        Task::Demo => demo::run(),
         Task::Bench { arguments } => bench::run(&arguments),
     });
     match outcome {

@@ -8,6 +8,7 @@ use clap::Args;
 use crate::command::{cargo, command, follow, root, succeed};
 use crate::libtest::{self, Programs};
 use crate::report::{Report, Tally};
+use crate::stack::{Scoped, Security};
 use crate::{imports, licences, links, openapi, readme, sanitizer, tools};
 
 /// The other drivers and accept modes; the first run of all tests takes the defaults.
@@ -18,6 +19,7 @@ const SOCKET_MODES: &[(&str, &[(&str, &str)])] = &[
 ];
 
 type Build = LazyCell<Result<Programs, String>>;
+type Services = LazyCell<Result<Scoped, String>>;
 
 /// What to do.
 #[derive(Args)]
@@ -40,6 +42,8 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
 
     // One build for all, made when the first step asks for it.
     let programs: Build = LazyCell::new(build);
+    // So are the services, real ones on ports of their own; they end with this function.
+    let services: Services = LazyCell::new(|| Scoped::start("test-stack", Security::Secured));
     let mut report = Report::new(&arguments.only);
     report.step("format", || single(&mut cargo(&["fmt", "--all", "--check"])));
     report.step("imports: crates", imports::check_crates);
@@ -54,9 +58,12 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
         single(doc.env("RUSTDOCFLAGS", "--deny rustdoc::broken_intra_doc_links"))
     });
     report.step("build", || built(&programs).map(|_| Tally::ONE));
-    report.step("tests", || libtest::run(&mut cargo(&["test", "--locked", "--workspace", "--no-fail-fast"])));
+    report.step("tests", || {
+        let mut tests = cargo(&["test", "--locked", "--workspace", "--no-fail-fast"]);
+        libtest::run(tests.envs(variables(&services)?))
+    });
     for (name, settings) in SOCKET_MODES {
-        report.step(name, || socket_tests(built(&programs)?, settings));
+        report.step(name, || socket_tests(built(&programs)?, &services, settings));
     }
     report.step("README.md", || readme::check(built(&programs)?));
     report.step("docs/openapi.yaml", || openapi::check(built(&programs)?));
@@ -81,11 +88,17 @@ fn built(programs: &Build) -> Result<&Programs, String> {
     programs.as_ref().map_err(Clone::clone)
 }
 
+/// Where the services are; started when the first step asks.
+fn variables(services: &Services) -> Result<Vec<(&'static str, String)>, String> {
+    services.as_ref().map(|services| services.stack.test_variables()).map_err(Clone::clone)
+}
+
 /// The integration tests of the server once more, as cargo would start them.
-fn socket_tests(programs: &Programs, settings: &[(&str, &str)]) -> Result<Tally, String> {
+fn socket_tests(programs: &Programs, services: &Services, settings: &[(&str, &str)]) -> Result<Tally, String> {
     let program = programs.socket_tests.as_ref().ok_or("the build made no server/tests/it")?;
     let mut tests = command(program, &[]);
     let package = root().join("server");
     tests.current_dir(&package).env("CARGO_MANIFEST_DIR", &package).envs(settings.iter().copied());
+    tests.envs(variables(services)?);
     libtest::run(&mut tests)
 }

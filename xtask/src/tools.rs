@@ -54,6 +54,48 @@ pub const FOR_TEST: &[Tool] = &[
     },
 ];
 
+/// What a stack needs. Of Debian's packages only the programs are used: their services stay as they are.
+pub const FOR_STACK: &[Tool] = &[
+    Tool {
+        name: "PostgreSQL (apt)",
+        purpose: "the truth of a cluster",
+        present: || crate::stack::has_postgres(),
+        install: || apt(&["postgresql"]),
+    },
+    Tool {
+        name: "redis-server (apt)",
+        purpose: "the fast path of a cluster",
+        present: || works(&mut command("redis-server", &["--version"])),
+        install: || apt(&["redis-server"]),
+    },
+    Tool {
+        name: "Java 17 (apt)",
+        purpose: "Apache Kafka",
+        present: || works(&mut command("java", &["-version"])),
+        install: || apt(&["openjdk-17-jre-headless"]),
+    },
+    Tool {
+        name: "openssl (apt)",
+        purpose: "certificates for the secured listeners",
+        present: || works(&mut command("openssl", &["version"])),
+        install: || apt(&["openssl"]),
+    },
+    Tool {
+        name: "curl (apt)",
+        purpose: "Kafka's archives from Maven Central",
+        present: || works(&mut command("curl", &["--version"])),
+        install: || apt(&["curl"]),
+    },
+];
+
+/// What `cargo xtask chaos` needs beside a stack.
+pub const FOR_CHAOS: &[Tool] = &[Tool {
+    name: "faketime (apt)",
+    purpose: "a server whose clock jumps",
+    present: || works(&mut command("faketime", &["now", "true"])),
+    install: || apt(&["faketime"]),
+}];
+
 /// What `cargo xtask soak` needs.
 pub const FOR_SOAK: &[Tool] = &[
     Tool {
@@ -86,7 +128,7 @@ pub fn cargo_fuzz() -> PathBuf {
 
 /// Lists the tools with what is missing, one a line, and gives back those.
 pub fn list(tools: &'static [Tool]) -> Vec<&'static Tool> {
-    let missing: Vec<&Tool> = tools.iter().filter(|tool| !(tool.present)()).collect();
+    let missing = list_missing(tools);
     for tool in tools {
         let state = if missing.iter().any(|other| other.name == tool.name) { "to install" } else { "present" };
         println!("{state:>10}: {}, for {}", tool.name, tool.purpose);
@@ -94,11 +136,18 @@ pub fn list(tools: &'static [Tool]) -> Vec<&'static Tool> {
     missing
 }
 
+/// Those that are missing, without a word.
+pub fn list_missing(tools: &'static [Tool]) -> Vec<&'static Tool> {
+    tools.iter().filter(|tool| !(tool.present)()).collect()
+}
+
 /// Installs them.
 pub fn install(missing: &[&Tool]) -> Result<(), String> {
     for tool in missing {
         for mut command in (tool.install)() {
-            succeed(&mut command).map_err(|reason| format!("installing {}: {reason}", tool.name))?;
+            // Progress: standard output may be for a shell.
+            succeed(command.stdout(std::io::stderr()))
+                .map_err(|reason| format!("installing {}: {reason}", tool.name))?;
         }
         if !(tool.present)() {
             return Err(format!("{} was installed and is still not found", tool.name));

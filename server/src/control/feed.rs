@@ -8,21 +8,14 @@ use todo_worker::channel::Published;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::bridge::ToShard;
-use crate::control::pages::FeedMetrics;
-use crate::snapshot::{ItemChange, Snapshot};
+use crate::control::serving::Serving;
+use crate::snapshot::ItemChange;
 
 /// Makes snapshots of changes and gives them to the shards.
 pub struct Follower {
-    /// What is served.
-    current: Arc<Snapshot>,
-    /// Snapshots that a shard, or something in flight, may still hold. The last reference is dropped here: dropping a
-    /// list walks it, and that is not a shard's work.
-    retired: Vec<Arc<Snapshot>>,
-    to_shards: Vec<ToShard>,
+    serving: Serving,
     refresh: Duration,
     window: Window,
-    metrics: Arc<FeedMetrics>,
 }
 
 /// Bounds of the snapshot.
@@ -35,16 +28,9 @@ pub struct Window {
 }
 
 impl Follower {
-    /// Follows from `current`, which the shards have already.
-    pub fn new(
-        current: Arc<Snapshot>,
-        to_shards: Vec<ToShard>,
-        refresh: Duration,
-        window: Window,
-        metrics: Arc<FeedMetrics>,
-    ) -> Follower {
-        metrics.set_snapshot(&current);
-        Follower { current, retired: Vec::new(), to_shards, refresh, window, metrics }
+    /// Follows from what is served.
+    pub fn new(serving: Serving, refresh: Duration, window: Window) -> Follower {
+        Follower { serving, refresh, window }
     }
 
     /// Follows until the feed ends.
@@ -62,29 +48,23 @@ impl Follower {
             let begun = Instant::now();
             self.publish(&batch);
             last = Some(begun);
-            self.metrics.refresh_seconds.observe(begun.elapsed().as_secs_f64());
+            self.serving.metrics().refresh_seconds.observe(begun.elapsed().as_secs_f64());
             for published in batch {
                 // The loop that waited may be gone, at the end of the process.
                 let _ = published.done.send(());
             }
-            self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
         }
     }
 
     fn publish(&mut self, batch: &[Published]) {
-        let mut positions: Box<[u64]> = self.current.positions().into();
+        let current = self.serving.current();
+        let mut positions: Box<[u64]> = current.positions().into();
         let mut changes = Vec::new();
         for published in batch {
             take(&published.changes, &mut positions, &mut changes);
         }
-        let version = self.current.version() + 1;
-        let newer = self.current.refresh(&changes, positions, version);
-        let newer = Arc::new(newer.trim(self.window.items_max, self.window.bytes_max));
-        self.metrics.set_snapshot(&newer);
-        for to_shard in &self.to_shards {
-            to_shard.slot.publish(Arc::clone(&newer));
-        }
-        self.retired.push(std::mem::replace(&mut self.current, newer));
+        let newer = current.refresh(&changes, positions, current.version() + 1);
+        self.serving.serve(Arc::new(newer.trim(self.window.items_max, self.window.bytes_max)));
     }
 }
 

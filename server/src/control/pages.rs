@@ -12,11 +12,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use todo_worker::apply::{Status, Writing};
-use todo_worker::channel::Appender;
-use tokio::sync::watch;
 
-use crate::bridge::Ticket;
+use crate::control::backend::{Backend, Readiness};
 use crate::counters::{Count, ShardCounters};
 use crate::http::connection::{DeferredAnswer, Page};
 use crate::http::reject::Reject;
@@ -35,6 +32,7 @@ pub struct FeedMetrics {
     items: AtomicU64,
     bytes: AtomicU64,
     position: AtomicU64,
+    is_loaded: AtomicBool,
 }
 
 /// Seconds from handing a write over to its outcome, and how many ended how.
@@ -59,10 +57,8 @@ pub struct Sources {
     pub feed: Arc<FeedMetrics>,
     /// The writes'.
     pub writes: Arc<WriteMetrics>,
-    /// The apply loop's word.
-    pub status: watch::Receiver<Status>,
-    /// The queue.
-    pub appender: Appender<Ticket>,
+    /// What stands behind the process.
+    pub backend: Backend,
     /// The process is going.
     pub draining: Arc<AtomicBool>,
     /// `io_uring`, `epoll` or `kqueue`.
@@ -83,6 +79,7 @@ impl Default for FeedMetrics {
             items: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             position: AtomicU64::new(0),
+            is_loaded: AtomicBool::new(false),
         }
     }
 }
@@ -94,6 +91,7 @@ impl FeedMetrics {
         self.items.store(u64::from(snapshot.items_count()), Relaxed);
         self.bytes.store(snapshot.bytes(), Relaxed);
         self.position.store(snapshot.positions().iter().sum(), Relaxed);
+        self.is_loaded.store(snapshot.is_loaded(), Relaxed);
     }
 }
 
@@ -122,6 +120,7 @@ impl Pages {
             "Time from handing a write over to its outcome",
             sources.writes.seconds.clone(),
         );
+        sources.backend.register(&mut registry);
         registry.register_collector(Box::new(Counted(sources.clone())));
         Pages { registry, sources }
     }
@@ -134,27 +133,31 @@ impl Pages {
         }
     }
 
-    /// 200 from the first snapshot (there is none before the listeners) until draining begins.
+    /// 200 from the first snapshot until draining begins.
     fn ready(&self) -> DeferredAnswer {
         let draining = self.sources.draining.load(Relaxed);
-        let status = self.sources.status.borrow().clone();
-        let (writes, why) = match &status.writing {
-            Writing::Opening => (false, Some("the store is being opened".to_owned())),
-            Writing::Open => (true, None),
-            Writing::Failing(why) | Writing::Ended(why) => (false, Some(why.clone())),
+        let readiness = self.sources.backend.readiness(self.sources.feed.is_loaded.load(Relaxed));
+        let (status, refused) = match &readiness {
+            _ if draining => ("draining", Some("the server is shutting down".to_owned())),
+            Readiness { is_loaded: false, writes_refused, .. } => {
+                let refused = writes_refused.clone();
+                ("starting", refused.or_else(|| Some("the first snapshot is not loaded yet".to_owned())))
+            }
+            Readiness { writes_refused, .. } => ("ready", writes_refused.clone()),
         };
-        let away: &[&str] =
-            if matches!(status.writing, Writing::Failing(_) | Writing::Ended(_)) { &["store"] } else { &[] };
+        let why: serde_json::Map<_, _> =
+            readiness.away.iter().map(|(name, why)| ((*name).to_owned(), why.as_str().into())).collect();
         let body = json!({
-            "status": if draining { "draining" } else { "ready" },
-            "writes": writes && !draining,
-            "writes_refused_because": if draining { Some("the server is shutting down".to_owned()) } else { why },
-            "away": away,
+            "status": status,
+            "writes": refused.is_none(),
+            "writes_refused_because": refused,
+            "away": readiness.away.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+            "away_because": why,
             "position": self.sources.feed.position.load(Relaxed),
             "todos_in_memory": self.sources.feed.items.load(Relaxed),
         });
         DeferredAnswer::Body {
-            status: if draining { 503 } else { 200 },
+            status: if status == "ready" { 200 } else { 503 },
             content_type: JSON,
             extra: "Cache-Control: no-store\r\n".to_owned(),
             etag: None,
@@ -262,22 +265,13 @@ impl Counted {
     }
 
     fn snapshot_and_writes(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Sources { feed, writes, status, appender, driver, draining, .. } = &self.0;
-        let status = status.borrow().clone();
+        let Sources { feed, writes, backend, driver, draining, .. } = &self.0;
         let position = feed.position.load(Relaxed);
-        let gauges: [(&str, &str, u64); 9] = [
+        let gauges: [(&str, &str, u64); 5] = [
             ("snapshot_items", "Todos in memory", feed.items.load(Relaxed)),
             ("snapshot_bytes", "Bytes of JSON in memory", feed.bytes.load(Relaxed)),
             ("snapshot_version", "Snapshots published since the start", feed.version.load(Relaxed)),
             ("snapshot_position", "Log position that the snapshot contains", position),
-            ("store_position", "Log position that the store contains", status.position),
-            (
-                "snapshot_behind",
-                "Positions in the store that the snapshot lacks",
-                status.position.saturating_sub(position),
-            ),
-            ("write_queue_commands", "Writes that wait for their commit", appender.waiting_count() as u64),
-            ("write_queue_bytes", "Bytes of them", appender.waiting_bytes() as u64),
             ("draining", "1 while the process is going", u64::from(draining.load(Relaxed))),
         ];
         for (name, help, value) in gauges {
@@ -295,14 +289,6 @@ impl Counted {
         for (outcome, count) in counts {
             ConstCounter::new(count.load(Relaxed)).encode(outcomes.encode_family(&[("outcome", outcome)])?)?;
         }
-        let counters = [
-            ("commits", "Transactions committed", status.batches),
-            ("commit_failures", "Transactions that had to be given up or tried again", status.failures),
-        ];
-        for (name, help, value) in counters {
-            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            ConstCounter::new(value).encode(metric)?;
-        }
-        Ok(())
+        backend.encode(encoder, position)
     }
 }

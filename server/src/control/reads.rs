@@ -1,78 +1,173 @@
-//! Reads below the snapshot's floor: from the store, a few at a time, each within a second.
+//! Reads below the snapshot's floor: from the store, a few at a time, in turn, each within a second.
 
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use todo_proto::id::ItemId;
+use todo_worker::reads::{Below, Json, Stand, StoreReader};
 use todo_worker::sqlite::SqliteReader;
 use todo_worker::traits::StoreError;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
-use crate::bridge::ToShard;
+use crate::control::follow::Shown;
+use crate::control::follow::drive::View;
 use crate::http::connection::{DeferredAnswer, next_link};
 use crate::http::reject::Reject;
 use crate::limits::{CONTROL_REQUEST_TIMEOUT_MS, COPIED_BODY_BYTES_MAX, STORE_READ_ITEMS_MAX};
-use crate::snapshot::Builder;
-use crate::snapshot::response::{JSON, Query};
+use crate::snapshot::response::{Found, JSON, Query, find};
+use crate::snapshot::{Builder, Snapshot};
 
 /// Readers of the store, each lent to one request at a time, in the order in which they come.
-pub struct Reads {
-    readers: Vec<std::sync::Arc<Mutex<SqliteReader>>>,
-    next: std::sync::atomic::AtomicUsize,
+pub struct Reads<R> {
+    readers: Vec<Mutex<R>>,
+    next: AtomicUsize,
+    /// What is known of a store in another process.
+    view: Option<watch::Receiver<View>>,
+    shown: watch::Sender<Shown>,
 }
+
+/// Reads what no snapshot holds. Dropping a future loses nothing but its answer.
+pub trait OlderReader: Send + 'static {
+    /// The todos below `before`, newest first.
+    fn read_below(
+        &mut self,
+        before: ItemId,
+        todos_max: usize,
+        json_bytes_max: usize,
+    ) -> impl Future<Output = Result<Below, StoreError>> + Send;
+
+    /// One todo's JSON; `None` when there is none of this id.
+    fn read_one(&mut self, id: ItemId) -> impl Future<Output = Result<(Stand, Option<Json>), StoreError>> + Send;
+}
+
+/// Reads a file, on a thread that may block.
+pub struct FileReader(Arc<Mutex<SqliteReader>>);
 
 /// What the store has.
 enum Stored {
-    Page { items: Vec<(ItemId, Box<[u8]>)>, older: bool },
-    One(Option<(ItemId, Box<[u8]>)>),
+    Page { items: Vec<(ItemId, Json)>, older: bool },
+    One(Option<(ItemId, Json)>),
 }
 
-impl Reads {
-    /// Reads through `readers`, at least one.
-    pub fn new(readers: Vec<SqliteReader>) -> Reads {
+impl<R: OlderReader> Reads<R> {
+    /// Reads through `readers`, at least one. `view` is what is known of a store in another process; `shown` is told what
+    /// clients are about to see.
+    pub fn new(readers: Vec<R>, view: Option<watch::Receiver<View>>, shown: watch::Sender<Shown>) -> Reads<R> {
         assert!(!readers.is_empty(), "somebody must read");
-        let readers = readers.into_iter().map(|reader| std::sync::Arc::new(Mutex::new(reader)));
-        Reads { readers: readers.collect(), next: std::sync::atomic::AtomicUsize::new(0) }
+        Reads { readers: readers.into_iter().map(Mutex::new).collect(), next: AtomicUsize::new(0), view, shown }
     }
 
-    /// Answers `query` from below the floor. The floor is that of the snapshot that is current now: what memory has
-    /// meanwhile is not asked of the store.
+    /// Answers `query` from below the floor of what is `served` then: what memory has meanwhile is not asked of the store.
     ///
     /// # Errors
-    /// The store's, and that it took too long.
-    pub async fn answer(&self, query: Query, to_shard: &ToShard) -> Result<DeferredAnswer, StoreError> {
-        let snapshot = to_shard.slot.current();
-        let turn = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let reader = std::sync::Arc::clone(&self.readers[turn % self.readers.len()]);
+    /// The store's, that it took too long, and that what it has does not fit what is served.
+    pub async fn answer(&self, query: Query, served: impl Fn() -> Arc<Snapshot>) -> Result<DeferredAnswer, StoreError> {
+        if !served().is_loaded() {
+            return Err(StoreError::Unavailable("nothing is loaded yet".to_owned()));
+        }
+        if let Query::Item(id) = query
+            && self.is_older_than_all(id)
+        {
+            return Ok(DeferredAnswer::Reject(Reject::NotFound));
+        }
         let within = Duration::from_millis(CONTROL_REQUEST_TIMEOUT_MS);
         let too_long = |_| StoreError::Unavailable("it took longer than a second".to_owned());
-        let mut reader = timeout(within, reader.lock_owned()).await.map_err(too_long)?;
-        let reading = tokio::task::spawn_blocking(move || match query {
-            Query::Item(id) => {
-                let (stand, json) = reader.read_one(id)?;
-                Ok((stand, Stored::One(json.map(|json| (id, json)))))
-            }
-            Query::List { limit, after } => {
-                let before = after.unwrap_or(ItemId::MAX);
-                let items_max = limit.min(STORE_READ_ITEMS_MAX) as usize;
-                let below = reader.read_below(before, items_max, COPIED_BODY_BYTES_MAX)?;
-                Ok((below.stand, Stored::Page { items: below.todos, older: below.older }))
-            }
-        });
-        let (stand, stored) = timeout(within, reading).await.map_err(too_long)?.expect("a read does not panic")?;
-        if stand.positions.iter().zip(snapshot.positions()).any(|(store, memory)| store < memory) {
+        let (stand, stored) = timeout(within, self.read(query)).await.map_err(too_long)??;
+        // No await from here on: what is served cannot change between this look at it and the answer.
+        let snapshot = served();
+        if stand.store_id != *snapshot.store_id() || !has_reached(&stand.positions, snapshot.positions()) {
             return Err(StoreError::Unavailable("it is behind the snapshot".to_owned()));
         }
+        if !matches!(find(&snapshot, query), Found::Below) {
+            return Err(StoreError::Unavailable("memory has it by now".to_owned()));
+        }
+        self.shown.send_modify(|shown| shown.note(stand.store_id, &stand.positions));
         Ok(match stored {
             Stored::One(None) => DeferredAnswer::Reject(Reject::NotFound),
             Stored::One(Some(item)) => body(stand.store_id, &[item], query, false),
             Stored::Page { items, older } => body(stand.store_id, &items, query, older),
         })
     }
+
+    fn is_older_than_all(&self, id: ItemId) -> bool {
+        let oldest = self.view.as_ref().and_then(|view| view.borrow().oldest);
+        oldest.is_some_and(|oldest| id < oldest)
+    }
+
+    async fn read(&self, query: Query) -> Result<(Stand, Stored), StoreError> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut reader = self.readers[turn % self.readers.len()].lock().await;
+        match query {
+            Query::Item(id) => {
+                let (stand, json) = reader.read_one(id).await?;
+                Ok((stand, Stored::One(json.map(|json| (id, json)))))
+            }
+            Query::List { limit, after } => {
+                let before = after.unwrap_or(ItemId::MAX);
+                let items_max = limit.min(STORE_READ_ITEMS_MAX) as usize;
+                let below = reader.read_below(before, items_max, COPIED_BODY_BYTES_MAX).await?;
+                Ok((below.stand, Stored::Page { items: below.todos, older: below.older }))
+            }
+        }
+    }
+}
+
+impl FileReader {
+    /// Reads through one connection.
+    pub fn new(reader: SqliteReader) -> FileReader {
+        FileReader(Arc::new(Mutex::new(reader)))
+    }
+
+    /// A read that nobody waits for any more goes on to its end, and the next one waits for it.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&mut SqliteReader) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let mut reader = Arc::clone(&self.0).lock_owned().await;
+        tokio::task::spawn_blocking(move || read(&mut reader)).await.expect("a read does not panic")
+    }
+}
+
+impl OlderReader for FileReader {
+    async fn read_below(
+        &mut self,
+        before: ItemId,
+        todos_max: usize,
+        json_bytes_max: usize,
+    ) -> Result<Below, StoreError> {
+        self.blocking(move |reader| reader.read_below(before, todos_max, json_bytes_max)).await
+    }
+
+    async fn read_one(&mut self, id: ItemId) -> Result<(Stand, Option<Json>), StoreError> {
+        self.blocking(move |reader| reader.read_one(id)).await
+    }
+}
+
+impl<R: StoreReader + 'static> OlderReader for R {
+    async fn read_below(
+        &mut self,
+        before: ItemId,
+        todos_max: usize,
+        json_bytes_max: usize,
+    ) -> Result<Below, StoreError> {
+        StoreReader::read_below(self, before, todos_max, json_bytes_max).await
+    }
+
+    async fn read_one(&mut self, id: ItemId) -> Result<(Stand, Option<Json>), StoreError> {
+        StoreReader::read_one(self, id).await
+    }
+}
+
+/// No partition stands lower in the store than in memory.
+fn has_reached(store: &[u64], memory: &[u64]) -> bool {
+    store.len() == memory.len() && store.iter().zip(memory).all(|(store, memory)| store >= memory)
 }
 
 /// The same bytes and the same validator that memory would give.
-fn body(store_id: [u8; 16], items: &[(ItemId, Box<[u8]>)], query: Query, older: bool) -> DeferredAnswer {
+fn body(store_id: [u8; 16], items: &[(ItemId, Json)], query: Query, older: bool) -> DeferredAnswer {
     let last = items.last().map(|(id, _)| *id);
     let mut builder = Builder::new(store_id, 0);
     for (id, json) in items {

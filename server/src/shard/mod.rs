@@ -70,6 +70,8 @@ pub struct Clocks {
     pub tick_us: fn() -> u64,
     /// Unix milliseconds.
     pub wall_ms: fn() -> u64,
+    /// Unix milliseconds by which writes go: ids, times, what is too old. The store's where there are several servers.
+    pub write_ms: fn() -> u64,
 }
 
 impl Clocks {
@@ -153,7 +155,7 @@ async fn serve(start: ShardStart) -> std::io::Result<()> {
         keys: start.keys,
         ids: IdSource::default(),
         random: fastrand::Rng::new(),
-        wall_clock: start.clocks.wall_ms,
+        wall_clock: start.clocks.write_ms,
         rules: start.rules,
         draining: false,
         counters: Arc::clone(&start.counters),

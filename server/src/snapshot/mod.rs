@@ -69,6 +69,16 @@ impl Snapshot {
         Builder::new(store_id, 0).finish(vec![0; partitions_count].into(), ItemId::ZERO)
     }
 
+    /// What there is before anything was loaded: everything is below the floor, so nothing is answered from it.
+    pub fn unloaded() -> Self {
+        Builder::new([0; 16], 0).finish(Box::default(), ItemId::MAX)
+    }
+
+    /// False for [`unloaded`](Self::unloaded) alone: the window of a store holds an item, or is everything.
+    pub fn is_loaded(&self) -> bool {
+        self.floor != ItemId::MAX
+    }
+
     /// The store whose items these are. It is the key of the hashes too.
     pub fn store_id(&self) -> &[u8; 16] {
         &self.store_id

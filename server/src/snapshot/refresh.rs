@@ -85,7 +85,8 @@ impl Snapshot {
     /// both, and counting all of that one's pages as replaced. Of the same store it must have caught up with it.
     pub fn replacing(self, served: &Snapshot, version: u64) -> Snapshot {
         assert!(version > self.version && version > served.version, "version {version}");
-        let is_same_store = self.store_id == served.store_id;
+        // The count of partitions belongs to the store: with another one it is another store.
+        let is_same_store = self.store_id == served.store_id && self.positions.len() == served.positions.len();
         assert!(!is_same_store || are_reached(&served.positions, &self.positions), "a position went back");
         Snapshot { version, replaced_bytes: served.replaced_bytes + served.bytes(), ..self }
     }
@@ -244,7 +245,7 @@ mod tests {
             ("equal", load(1, &[5, 7]), 5, true),
             ("ahead", load(1, &[5, 9]), 5, true),
             ("behind", load(1, &[4, 9]), 5, false),
-            ("other partitions", load(1, &[9]), 5, false),
+            ("another count of partitions, so another store", load(1, &[9]), 5, true),
             ("under an old version", load(1, &[5, 7]), 4, false),
             ("another store", load(2, &[0]), 5, true),
         ];

@@ -4,6 +4,7 @@
 //! beside whatever keeps the snapshot alive. Its bytes come out as pieces of pages, all at once (`Snapshot::pieces`,
 //! `Snapshot::copy_into`) or bit by bit over many turns (`Walk`).
 
+use todo_proto::defects::{Defect, is_on};
 use todo_proto::id::ItemId;
 
 use super::Snapshot;
@@ -213,7 +214,8 @@ impl Slice {
 
     /// The entity tag of the body.
     pub fn etag(&self) -> ETag {
-        if self.is_bare { ETag::of_item(self.sum) } else { ETag::of_list(self.sum, self.items_count) }
+        let sum = if is_on(Defect::TagByVersion) { self.version } else { self.sum };
+        if self.is_bare { ETag::of_item(sum) } else { ETag::of_list(sum, self.items_count) }
     }
 
     /// The body from its first byte on.

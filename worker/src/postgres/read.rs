@@ -17,26 +17,13 @@ use uuid::Uuid;
 use crate::limits::{LOAD_PROGRESS_TIMEOUT, LOAD_STATEMENT_TIMEOUT, REPAIR_JSON_BYTES_MAX, REPAIR_ROWS_MAX};
 use crate::postgres::connect::Lent;
 use crate::postgres::{Database, NO_ANSWER, in_time, integer, item_id, number, part_column, store_error, uuid};
-use crate::reads::{Below, Json, Loaded, Look, Repair, Stand, StoreReader};
+use crate::reads::{Below, Exported, Json, Loaded, Look, Repair, Stand, StoreReader};
 use crate::traits::StoreError;
 
 /// Reads for snapshots, each call over a connection out of the pool.
 #[derive(Clone)]
 pub struct PgReader {
     database: Database,
-}
-
-/// A todo with all that an import needs; its `created_at` is its id's time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exported<'a> {
-    /// The todo.
-    pub id: ItemId,
-    /// Its fields.
-    pub fields: TodoFields<&'a str>,
-    /// When it was last changed, in ms since the Unix epoch.
-    pub updated_at_ms: u64,
-    /// The fingerprint of the POST that made it, if known.
-    pub born: Option<u64>,
 }
 
 impl Database {
@@ -112,7 +99,7 @@ const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 const STAND: &str = "SELECT store.id, base + next_offset, caught_up_at FROM partitions, store ORDER BY part";
 
 const LOOK: &str = "
-    SELECT store.id, base + next_offset, caught_up_at, purged, store_now_ms(),
+    SELECT store.id, base + next_offset, caught_up_at, purged, store_now_ms(), store.topic,
         (SELECT id FROM todos WHERE NOT deleted ORDER BY id LIMIT 1)
     FROM partitions, store ORDER BY part";
 
@@ -213,8 +200,9 @@ async fn look(lent: &Lent) -> Result<Option<Look>, Error> {
     Ok(Some(Look {
         stand,
         purged: rows.iter().map(|row| row.try_get(3).map(number)).collect::<Result<_, _>>()?,
-        oldest: first.try_get::<_, Option<Uuid>>(5)?.map(item_id),
+        oldest: first.try_get::<_, Option<Uuid>>(6)?.map(item_id),
         now_ms: number(first.try_get(4)?),
+        topic: first.try_get(5)?,
     }))
 }
 

@@ -2,9 +2,11 @@
 //! what only Postgres can do wrong.
 
 mod apply;
+mod broker;
 mod database;
 mod files;
 mod fill;
+mod kafka;
 mod kept_log;
 mod leases;
 mod postgres;

@@ -79,6 +79,7 @@ impl Connection {
     pub(super) fn on_other(&mut self, route: Route, form: Form, head: &Head<'_>, site: &mut Site) {
         let kind = RouteKind::of(route);
         match route {
+            Route::All if !site.held.snapshot.is_loaded() => self.reject(Reject::StoreUnavailable, form, kind, site),
             Route::All => {
                 let slice = site.held.snapshot.all();
                 self.answer_slice(&slice, RouteKind::List, form, Some(head), "", site);

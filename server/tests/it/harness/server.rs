@@ -88,6 +88,7 @@ impl Options {
                 command
             }
         };
+        own_process(&mut command);
         command
             .arg("--data-file")
             .arg(data_file(folder))
@@ -241,9 +242,17 @@ fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_todo-server")
 }
 
+/// The services that tests are run with are not for a process over a file.
+fn own_process(command: &mut Command) {
+    for variable in ["KAFKA_BROKERS", "DATABASE_URL", "REDIS_URL"] {
+        command.env_remove(variable);
+    }
+}
+
 /// Runs the binary to its end, which must come by itself, in `folder`.
 pub fn run(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(binary());
+    own_process(&mut command);
     command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the binary runs");
     let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));

@@ -1,0 +1,111 @@
+//! Writes todos whose creation came too late after all: their dead letters go through the log once more, as imports.
+
+use todo_proto::command::TodoCommand;
+use todo_proto::fold::DeadReason;
+use tokio::sync::mpsc;
+
+use crate::kafka::{Kafka, append};
+use crate::postgres::{Database, DeadLetterRow, DeadLetters};
+use crate::service::letters::import_of;
+use crate::traits::{Outcome, StoreError};
+
+/// Why a dead letter was not replayed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// There is none.
+    #[error(
+        "there is no dead letter of partition {part} at {position}: `todo-worker dead-letters list` shows those there are"
+    )]
+    Missing {
+        /// The partition asked for.
+        part: u32,
+        /// The position asked for.
+        position: u64,
+    },
+    /// It does not hold a whole todo.
+    #[error(
+        "the dead letter of partition {part} at {position} is {reason}: only those that are too-old can be replayed"
+    )]
+    NotReplayable {
+        /// Its partition.
+        part: u32,
+        /// Its position.
+        position: u64,
+        /// Why it is one.
+        reason: String,
+    },
+    /// The store.
+    #[error("the store cannot be asked: {0}")]
+    Store(#[from] StoreError),
+    /// The log did not take it.
+    #[error(
+        "the log did not take it ({0}): look whether Kafka is there, and replay again; what was taken twice is one todo"
+    )]
+    NotAppended(&'static str),
+}
+
+/// Replays the one of partition `part` at `position`.
+///
+/// # Errors
+/// [`ReplayError`]; then it may be replayed again.
+pub async fn one(database: &Database, kafka: &Kafka, part: u32, position: u64) -> Result<(), ReplayError> {
+    let letters = database.dead_letters();
+    let letter = letters.show(part, position).await?.ok_or(ReplayError::Missing { part, position })?;
+    replay(&letters, kafka, &[letter]).await
+}
+
+/// Replays every one that is too old and was not replayed. Returns how many.
+///
+/// # Errors
+/// [`ReplayError`]; those before it are replayed.
+pub async fn all(database: &Database, kafka: &Kafka) -> Result<u64, ReplayError> {
+    let letters = database.dead_letters();
+    let mut count = 0;
+    loop {
+        let waiting = letters.not_replayed(DeadReason::TooOld).await?;
+        if waiting.is_empty() {
+            return Ok(count);
+        }
+        replay(&letters, kafka, &waiting).await?;
+        count += waiting.len() as u64;
+    }
+}
+
+async fn replay(letters: &DeadLetters, kafka: &Kafka, waiting: &[DeadLetterRow]) -> Result<(), ReplayError> {
+    let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_millis());
+    let commands = waiting.iter().map(|letter| import(letter, u64::try_from(now_ms).unwrap_or(u64::MAX)));
+    let commands = commands.collect::<Result<Vec<_>, _>>()?;
+    let (outcome_sender, mut outcomes) = mpsc::unbounded_channel();
+    let sink = Box::new(move |settled: Vec<(usize, Outcome)>| {
+        for outcome in settled {
+            // Nobody asks any more after the first that was not taken.
+            let _ = outcome_sender.send(outcome);
+        }
+    });
+    let producer = fastrand::u128(..).to_be_bytes();
+    let (appender, appending) = append::start(kafka, kafka.partitions_count(), producer, sink);
+    let group = commands.into_iter().zip(0..).collect();
+    appender.try_append(group).map_err(|_| ReplayError::NotAppended("it is closed"))?;
+    for _ in waiting {
+        match outcomes.recv().await {
+            Some((place, Outcome::Acknowledged)) => {
+                let DeadLetterRow { part, position, .. } = waiting[place];
+                letters.mark_replayed(part, position).await?;
+            }
+            Some((_, Outcome::NotAppended(_))) => return Err(ReplayError::NotAppended("it is away")),
+            Some((_, Outcome::Unknown)) => return Err(ReplayError::NotAppended("the outcome is unknown")),
+            None => return Err(ReplayError::NotAppended("it has ended")),
+        }
+    }
+    appending.finish().await;
+    Ok(())
+}
+
+fn import(letter: &DeadLetterRow, now_ms: u64) -> Result<TodoCommand, ReplayError> {
+    let too_old = letter.reason == DeadReason::TooOld.name();
+    import_of(letter, now_ms).filter(|_| too_old).ok_or_else(|| ReplayError::NotReplayable {
+        part: letter.part,
+        position: letter.position,
+        reason: letter.reason.clone(),
+    })
+}

@@ -1,0 +1,198 @@
+//! What goes wrong in a round, for how long, and how it is mended.
+
+use std::time::{Duration, Instant};
+
+use crate::chaos::arena::{Arena, set_clock};
+use crate::chaos::traffic::Traffic;
+use crate::cluster;
+use crate::stack::proxy::Wire;
+
+/// One kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// `kill -9` of a server, and a new start.
+    KillServer,
+    /// `kill -9` of a worker, and a new start.
+    KillWorker,
+    /// `kill -9` of a service, and a new start over the same data.
+    Kill(Service),
+    /// Connections are reset, and none is made.
+    Cut(Side, Service),
+    /// Connections stay and carry nothing.
+    Freeze(Side, Service),
+    /// Everything comes late.
+    Delay(Side, Service),
+    /// SIGSTOP for longer than a lease, then SIGCONT: a zombie.
+    FreezeWorker,
+    /// Redis forgets everything.
+    Flush,
+    /// Redis is killed and comes back with what it knew a while ago.
+    OldDump,
+    /// Redis cuts its subscribers off: what is published meanwhile is lost to them.
+    LoseSubscribers,
+    /// No room under Postgres.
+    FullDisk,
+    /// A server's clock is two hours ahead.
+    ClockJump,
+}
+
+/// Who connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Servers,
+    Workers,
+}
+
+/// To whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    Kafka,
+    Postgres,
+    Redis,
+}
+
+use Service::{Kafka, Postgres, Redis};
+use Side::{Servers, Workers};
+
+/// How long a fault lasts, at least and at most.
+const LASTS_MS: std::ops::Range<u64> = 300..2_500;
+/// Longer than a lease, so that somebody else has taken the zombie's partitions when it wakes.
+const ZOMBIE: Duration = Duration::from_secs(8);
+const DELAY: Duration = Duration::from_millis(80);
+const CLOCK_AHEAD: Duration = Duration::from_secs(2 * 60 * 60);
+
+impl Fault {
+    /// All of them.
+    pub const ALL: &'static [Fault] = &[
+        Fault::KillServer,
+        Fault::KillWorker,
+        Fault::Kill(Kafka),
+        Fault::Kill(Postgres),
+        Fault::Kill(Redis),
+        Fault::Cut(Servers, Kafka),
+        Fault::Cut(Servers, Postgres),
+        Fault::Cut(Servers, Redis),
+        Fault::Cut(Workers, Kafka),
+        Fault::Cut(Workers, Postgres),
+        Fault::Cut(Workers, Redis),
+        Fault::Freeze(Servers, Kafka),
+        Fault::Freeze(Servers, Postgres),
+        Fault::Freeze(Servers, Redis),
+        Fault::Freeze(Workers, Kafka),
+        Fault::Freeze(Workers, Postgres),
+        Fault::Freeze(Workers, Redis),
+        Fault::Delay(Servers, Kafka),
+        Fault::Delay(Workers, Postgres),
+        Fault::Delay(Servers, Redis),
+        Fault::FreezeWorker,
+        Fault::Flush,
+        Fault::OldDump,
+        Fault::LoseSubscribers,
+        Fault::FullDisk,
+        Fault::ClockJump,
+    ];
+
+    /// What the table calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Fault::KillServer => "kill -9 of a server",
+            Fault::KillWorker => "kill -9 of a worker",
+            Fault::Kill(Kafka) => "kill -9 of Kafka",
+            Fault::Kill(Postgres) => "kill -9 of Postgres",
+            Fault::Kill(Redis) => "kill -9 of Redis",
+            Fault::Cut(Servers, Kafka) => "servers cut off from Kafka",
+            Fault::Cut(Servers, Postgres) => "servers cut off from Postgres",
+            Fault::Cut(Servers, Redis) => "servers cut off from Redis",
+            Fault::Cut(Workers, Kafka) => "workers cut off from Kafka",
+            Fault::Cut(Workers, Postgres) => "workers cut off from Postgres",
+            Fault::Cut(Workers, Redis) => "workers cut off from Redis",
+            Fault::Freeze(Servers, Kafka) => "silence between servers and Kafka",
+            Fault::Freeze(Servers, Postgres) => "silence between servers and Postgres",
+            Fault::Freeze(Servers, Redis) => "silence between servers and Redis",
+            Fault::Freeze(Workers, Kafka) => "silence between workers and Kafka",
+            Fault::Freeze(Workers, Postgres) => "silence between workers and Postgres",
+            Fault::Freeze(Workers, Redis) => "silence between workers and Redis",
+            Fault::Delay(Servers, _) => "80 ms between servers and a service",
+            Fault::Delay(Workers, _) => "80 ms between workers and a service",
+            Fault::FreezeWorker => "a worker frozen beyond its lease",
+            Fault::Flush => "Redis FLUSHALL",
+            Fault::OldDump => "Redis back from an old dump",
+            Fault::LoseSubscribers => "subscribers cut off, messages lost",
+            Fault::FullDisk => "full disk under Postgres",
+            Fault::ClockJump => "a server's clock two hours ahead",
+        }
+    }
+
+    /// Lets it happen, and mends it. Returns when that was.
+    pub fn happen(self, arena: &mut Arena, traffic: &Traffic, random: &mut fastrand::Rng) -> Result<Instant, String> {
+        let lasts = Duration::from_millis(random.u64(LASTS_MS));
+        let wait = || std::thread::sleep(lasts);
+        let on_wire = |side, service, wire| {
+            arena.set(side, service, wire);
+            wait();
+            arena.set(side, service, Wire::Whole);
+        };
+        match self {
+            Fault::Cut(side, service) => on_wire(side, service, Wire::Cut),
+            Fault::Freeze(side, service) => on_wire(side, service, Wire::Frozen),
+            Fault::Delay(side, service) => on_wire(side, service, Wire::Slow(DELAY)),
+            Fault::KillServer => {
+                let victim = random.usize(..arena.servers.len());
+                traffic.set_away(victim, true);
+                arena.servers[victim].kill()?;
+                wait();
+                let mended = Instant::now();
+                arena.servers[victim].restart()?;
+                cluster::wait_until_ready(&arena.servers[victim])?;
+                traffic.set_away(victim, false);
+                return Ok(mended);
+            }
+            Fault::KillWorker => {
+                let victim = random.usize(..arena.workers.len());
+                arena.workers[victim].kill()?;
+                wait();
+                arena.workers[victim].restart()?;
+            }
+            Fault::Kill(service) => {
+                arena.service(service).kill()?;
+                wait();
+                arena.service(service).restart()?;
+            }
+            Fault::FreezeWorker => {
+                let victim = random.usize(..arena.workers.len());
+                arena.workers[victim].pause()?;
+                std::thread::sleep(ZOMBIE);
+                arena.workers[victim].resume()?;
+            }
+            Fault::Flush => arena.redis(&["FLUSHALL"])?,
+            Fault::OldDump => {
+                arena.redis(&["SAVE"])?;
+                wait();
+                arena.service(Redis).kill()?;
+                arena.service(Redis).restart()?;
+            }
+            Fault::LoseSubscribers => {
+                for _ in 0..10 {
+                    arena.redis(&["CLIENT", "KILL", "TYPE", "pubsub"])?;
+                    std::thread::sleep(lasts / 10);
+                }
+            }
+            Fault::FullDisk => {
+                let disk = arena.disk.as_ref().ok_or("there is no small disk")?;
+                disk.fill()?;
+                wait();
+                disk.free()?;
+                // Without room for its own log it ends, and is started by whoever made room.
+                if !arena.service(Postgres).is_running() {
+                    arena.service(Postgres).restart()?;
+                }
+            }
+            Fault::ClockJump => {
+                set_clock(&arena.clock, CLOCK_AHEAD)?;
+                wait();
+                set_clock(&arena.clock, Duration::ZERO)?;
+            }
+        }
+        Ok(Instant::now())
+    }
+}
