@@ -21,7 +21,9 @@ pub fn run(action: &Action) -> Result<bool, String> {
             Err("the secured listeners are those of the services that `cargo xtask test` starts: run that".to_owned())
         }
         Action::Up { for_tests: false } => {
-            succeed(&mut compose(&["up", "--detach", "--wait"]))?;
+            // What ends by itself must not be waited for: compose would take its end for a failure.
+            succeed(&mut compose(&["up", "--detach", "--wait", "postgres", "redis", "kafka"]))?;
+            succeed(&mut compose(&["run", "--rm", "topic"]))?;
             print_variables(&[
                 ("KAFKA_BROKERS", "127.0.0.1:9092".to_owned()),
                 ("DATABASE_URL", format!("postgres://{USER}:{PASSWORD}@127.0.0.1:5432/{DATABASE}")),
