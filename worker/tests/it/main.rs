@@ -10,6 +10,7 @@ mod kafka;
 mod kept_log;
 mod leases;
 mod postgres;
+mod process;
 mod proxy;
 mod reads;
 mod store;
