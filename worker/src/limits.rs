@@ -37,11 +37,13 @@ pub const PROBE_PAUSE_MAX: Duration = Duration::from_secs(1);
 pub const KAFKA_OPEN_TIMEOUT: Duration = Duration::from_secs(4);
 /// For an answer of Kafka's, beside what it may wait for records.
 pub const KAFKA_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// For how long the client library tries one call again by itself. Below every limit of a call, so that the call ends with
-/// what is wrong and not with the limit.
-pub const KAFKA_RETRY_WITHIN: Duration = Duration::from_millis(1_500);
+/// Pauses of the client library while it tries one call again by itself, all together. Below every limit of a call, so that
+/// the call ends with what is wrong and not with the limit.
+pub const KAFKA_RETRY_WITHIN: Duration = Duration::from_millis(500);
 /// First pause of the client library before it tries again.
 pub const KAFKA_RETRY_PAUSE_MIN: Duration = Duration::from_millis(10);
+/// Each pause is drawn from the first one to this many times the one before, so it doubles on average.
+pub const KAFKA_RETRY_PAUSE_BASE: f64 = 4.0;
 /// Longest pause of the client library before it tries again.
 pub const KAFKA_RETRY_PAUSE_MAX: Duration = Duration::from_millis(200);
 /// How long a fetch waits for records. Also what a call behind a fetch that was given up waits for it.
@@ -50,9 +52,6 @@ pub const KAFKA_FETCH_WAIT: Duration = Duration::from_millis(500);
 pub const KAFKA_FETCH_BYTES_MAX: i32 = 512 * 1024;
 /// An answer of Kafka's. A larger one is an error: nothing that we ask for is as large, unless the cluster is huge.
 pub const KAFKA_FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Fetches in a row that show nothing where the log says there is something. A partition halts after that.
-pub const KAFKA_EMPTY_FETCHES_MAX: u32 = 20;
-
 /// To have a connection to Redis, with TLS and login. It is away after that.
 pub const REDIS_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// For an answer of Redis's. What was asked may have an effect after that.

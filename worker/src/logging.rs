@@ -13,7 +13,7 @@ pub struct FilterError {
 }
 
 /// Libraries that tell of each connection. A filter that names them hears them.
-const QUIET: &str = "rskafka=warn,fred=error,deadpool=error";
+const QUIET: &str = "rskafka=warn,fred=warn,deadpool=error";
 
 /// Logs what `filter` lets through, in color on a terminal.
 ///

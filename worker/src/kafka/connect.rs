@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rskafka::BackoffConfig;
 use rskafka::chrono::{DateTime, Utc};
-use rskafka::client::error::{Error, ProtocolError};
+use rskafka::client::error::{Error, ProtocolError, RequestError};
 use rskafka::client::partition::{Compression, OffsetAt, PartitionClient, UnknownTopicHandling};
 use rskafka::client::{Client, ClientBuilder, Credentials, SaslConfig};
 use rskafka::record::{Record, RecordAndOffset};
@@ -24,7 +24,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::limits::{
     KAFKA_FETCH_BYTES_MAX, KAFKA_FETCH_WAIT, KAFKA_FRAME_BYTES_MAX, KAFKA_OPEN_TIMEOUT, KAFKA_REQUEST_TIMEOUT,
-    KAFKA_RETRY_PAUSE_MAX, KAFKA_RETRY_PAUSE_MIN, KAFKA_RETRY_WITHIN,
+    KAFKA_RETRY_PAUSE_BASE, KAFKA_RETRY_PAUSE_MAX, KAFKA_RETRY_PAUSE_MIN, KAFKA_RETRY_WITHIN,
 };
 use crate::settings::{KafkaSettings, Sasl, SaslMechanism};
 use crate::tls::{TlsError, client_config};
@@ -77,6 +77,9 @@ pub enum KafkaError {
     /// There is no record at the offset that was asked for, and none is to come there.
     #[error("the log does not have offset {0}")]
     OutOfRange(u64),
+    /// Somebody has written records that the client library cannot read: compressed ones, or the marks of a transaction.
+    #[error("the log has records that cannot be read: {0}")]
+    Unreadable(String),
 }
 
 struct Inner {
@@ -129,7 +132,7 @@ impl Kafka {
             .backoff_config(BackoffConfig {
                 init_backoff: KAFKA_RETRY_PAUSE_MIN,
                 max_backoff: KAFKA_RETRY_PAUSE_MAX,
-                base: 2.0,
+                base: KAFKA_RETRY_PAUSE_BASE,
                 deadline: Some(KAFKA_RETRY_WITHIN),
             });
         if let Some(tls) = &self.0.tls {
@@ -206,6 +209,7 @@ impl Partition {
                 Error::ServerError { protocol_error: ProtocolError::OffsetOutOfRange, .. } => {
                     KafkaError::OutOfRange(offset)
                 }
+                Error::Request(RequestError::ReadVersionedError(why)) => KafkaError::Unreadable(why.to_string()),
                 error => away(&error),
             })?;
             Ok(Fetched { records, end: our_offset(end)? })

@@ -7,8 +7,7 @@ use rskafka::record::RecordAndOffset;
 use todo_proto::command::{DecodeError, Record};
 use todo_proto::fold::Entry;
 
-use crate::kafka::connect::{Fetched, Kafka, KafkaError, Partition};
-use crate::limits::KAFKA_EMPTY_FETCHES_MAX;
+use crate::kafka::connect::{Kafka, KafkaError, Partition};
 use crate::traits::{CommandLog, Extent, LogError, Outcome};
 
 /// A partition of the topic, read in order.
@@ -18,8 +17,6 @@ pub struct KafkaLog {
     /// `None` before the first call and after each error.
     partition: Option<Partition>,
     next_offset: u64,
-    /// Fetches in a row that brought nothing although there is something.
-    empty_fetches: u32,
     closed: bool,
     /// One behind the last record, as of the last call: for whoever wants to know how far behind the loop is.
     end: Arc<AtomicU64>,
@@ -28,7 +25,7 @@ pub struct KafkaLog {
 impl KafkaLog {
     /// Connects to nobody yet.
     pub fn new(kafka: Kafka, part: u32) -> Self {
-        Self { kafka, part, partition: None, next_offset: 0, empty_fetches: 0, closed: false, end: Arc::default() }
+        Self { kafka, part, partition: None, next_offset: 0, closed: false, end: Arc::default() }
     }
 
     /// Notes one behind the last record there, at each call.
@@ -44,11 +41,11 @@ impl KafkaLog {
         Ok(self.partition.as_ref().expect("opened above"))
     }
 
-    async fn try_fetch(&mut self) -> Result<Fetched, KafkaError> {
+    async fn try_fetch(&mut self) -> Result<Vec<RecordAndOffset>, KafkaError> {
         let offset = self.next_offset;
         let fetched = self.partition().await?.fetch(offset).await?;
         self.end.store(fetched.end, Ordering::Relaxed);
-        Ok(fetched)
+        Ok(fetched.records)
     }
 
     async fn try_extent(&mut self) -> Result<Extent, KafkaError> {
@@ -64,6 +61,11 @@ impl KafkaLog {
             match error {
                 KafkaError::Away(_) => LogError::Unavailable(error.to_string()),
                 KafkaError::PartitionCount { .. } => LogError::Halted(error.to_string()),
+                KafkaError::Unreadable(why) => LogError::Halted(format!(
+                    "the log of partition {part} cannot be read at offset {} or behind it ({why}): only this project may \
+                     write to it, without compression or transactions. Restore the topic.",
+                    self.next_offset
+                )),
                 KafkaError::OutOfRange(offset) => LogError::Halted(format!(
                     "the log of partition {part} does not have offset {offset}. If the topic was made anew, adopt it; else \
                      restore it."
@@ -118,26 +120,15 @@ impl CommandLog for KafkaLog {
 
     async fn seek(&mut self, offset: u64) -> Result<(), LogError> {
         self.next_offset = offset;
-        self.empty_fetches = 0;
         Ok(())
     }
 
     async fn fetch(&mut self) -> Result<Option<Vec<Entry>>, LogError> {
         while !self.closed {
             let fetched = self.try_fetch().await;
-            let Fetched { records, end } = self.note(fetched)?;
+            let records = self.note(fetched)?;
             if !records.is_empty() {
-                self.empty_fetches = 0;
                 return self.accept(records).map(Some);
-            }
-            // Nothing is shown of what foreign transactions leave in a log, so it would be asked for without end.
-            self.empty_fetches = if end > self.next_offset { self.empty_fetches + 1 } else { 0 };
-            if self.empty_fetches > KAFKA_EMPTY_FETCHES_MAX {
-                return Err(LogError::Halted(format!(
-                    "partition {} shows nothing at offset {} and goes up to {end}: somebody has written a transaction \
-                     into it. Restore the topic.",
-                    self.part, self.next_offset
-                )));
             }
         }
         Ok(None)

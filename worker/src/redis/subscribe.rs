@@ -5,7 +5,7 @@
 //!     a message            into our queue, if there is room; else a mark that some are missing
 //!     a new connection     subscribe on it
 //!     an error             say once that Redis is away
-//!     a second has passed  subscribe again: it changes nothing, but its answer says that all is well
+//!     a second has passed  ask again: it changes nothing, but the answer says that all is well
 //!     an answer            say that we are subscribed, if that is news
 //! ```
 //!
@@ -13,6 +13,8 @@
 //!    and wait in a queue of ours with both bounds.
 //! 2. It does not subscribe again by itself on a new connection, and says nothing in between. So each connection is asked
 //!    for, and what comes is only whole after its answer.
+//! 3. It says that it has subscribed when it has written so, and drops the answer. So a PING follows: Redis answers a
+//!    connection in order, so who has the PONG is subscribed.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -20,8 +22,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fred::clients::Client;
-use fred::interfaces::{EventInterface, PubsubInterface};
-use fred::types::Message;
+use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
+use fred::types::{Message, Value};
 use todo_proto::names::CHANGES_CHANNEL;
 use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
@@ -104,7 +106,7 @@ async fn listen(client: Client, queue: Arc<Queue>) {
         tokio::select! {
             biased;
             message = messages.recv() => match message {
-                Ok(message) => queue.message(message),
+                Ok(message) => queue.message(&message),
                 Err(RecvError::Lagged(_)) => queue.missed(),
                 Err(RecvError::Closed) => break,
             },
@@ -145,7 +147,11 @@ async fn listen(client: Client, queue: Arc<Queue>) {
 
 fn subscribe(client: &Client) -> Confirming {
     let client = at_once(client, REDIS_COMMAND_TIMEOUT);
-    Box::pin(async move { client.subscribe(CHANGES_CHANNEL).await })
+    Box::pin(async move {
+        client.subscribe(CHANGES_CHANNEL).await?;
+        // Not a text: to a subscriber the PONG is an array.
+        client.ping::<Value>(None).await.map(drop)
+    })
 }
 
 impl Queue {
@@ -170,7 +176,7 @@ impl Queue {
         self.pushed.notify_one();
     }
 
-    fn message(&self, message: Message) {
+    fn message(&self, message: &Message) {
         let Some(bytes) = message.value.as_bytes().filter(|_| message.channel == CHANGES_CHANNEL) else { return };
         let mut waiting = self.lock();
         let fits = waiting.messages < HEARD_MESSAGES_MAX && waiting.bytes + bytes.len() <= HEARD_BYTES_MAX;

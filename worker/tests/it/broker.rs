@@ -167,9 +167,10 @@ impl OwnBroker {
         self.signal(Signal::CONT);
     }
 
-    /// Runs one of Kafka's own tools.
-    pub fn tool(&self, class: &str, words: &[&str]) {
-        let status = java(self.folder.path(), class, words).status().unwrap();
+    /// Runs one of Kafka's own tools, through the proxy too, which runs on this thread.
+    pub async fn tool(&self, class: &str, words: &[&str]) {
+        let mut tool = java(self.folder.path(), class, words);
+        let status = tokio::task::spawn_blocking(move || tool.status()).await.unwrap().unwrap();
         assert!(status.success(), "{class} {words:?}");
     }
 

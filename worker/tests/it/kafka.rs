@@ -1,23 +1,27 @@
 //! Commands into the real Kafka and out of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rskafka::chrono::DateTime;
 use rskafka::client::ClientBuilder;
 use rskafka::client::partition::{Compression, PartitionClient, UnknownTopicHandling};
 use rskafka::record::Record as KafkaRecord;
-use todo_proto::command::{Operation, Record};
+use todo_proto::command::{Operation, Record, TodoCommand};
 use todo_proto::id::ItemId;
 use todo_proto::partition::partition_of;
 use todo_proto::todo::TodoPatch;
 use todo_worker::channel::AppendError;
-use todo_worker::kafka::append::{Appends as _, Broker};
+use todo_worker::kafka::append::{self, Broker};
 use todo_worker::kafka::connect::{Keyed, Partition};
 use todo_worker::kafka::{Kafka, KafkaError, KafkaLog};
+use todo_worker::limits::{APPEND_TIMEOUT, KAFKA_OPEN_TIMEOUT, PARTITION_QUEUE_BYTES_MAX};
 use todo_worker::settings::{KafkaSettings, Sasl, SaslMechanism, TlsSettings};
 use todo_worker::traits::{CommandLog, LogError, NotAppended, Outcome};
-use tokio::time::timeout;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{sleep, timeout};
 
 use crate::broker::{Appends, PRODUCER, eventually, read_all, settings};
 use crate::database::service;
@@ -26,7 +30,7 @@ use crate::support::{acknowledged, command, create, id, large};
 const REFUSED: Outcome = Outcome::NotAppended(NotAppended::Unavailable);
 
 /// The `step`-th change of the `todo`-th todo.
-fn step(todo: u32, step: u32) -> todo_proto::command::TodoCommand {
+fn step(todo: u32, step: u32) -> TodoCommand {
     let patch = TodoPatch { title: Some(format!("step {step}")), ..TodoPatch::default() };
     command(id(todo), Operation::Patch(patch))
 }
@@ -113,44 +117,73 @@ async fn a_partition_that_is_away_refuses_nobody_else() {
     assert_eq!(appends.appender.waiting_bytes(), 0);
 }
 
-/// Kafka whose first answer to a batch never comes, with a sign of what it was asked.
+/// Kafka that appends, and says so later, with a sign of what it was asked.
 #[derive(Clone)]
-struct Silent {
+struct Late {
     kafka: Kafka,
-    batches: tokio::sync::mpsc::UnboundedSender<usize>,
-    silent: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    /// How many records each batch had.
+    batches: UnboundedSender<usize>,
+    /// How late the batch of each number is.
+    by: fn(u32) -> Duration,
+    batches_count: Arc<AtomicU32>,
 }
 
-struct SilentPartition {
+struct LatePartition {
     partition: Partition,
-    broker: Silent,
+    broker: Late,
 }
 
-impl Broker for Silent {
-    type Partition = SilentPartition;
-
-    async fn open(&self, part: u32) -> Result<SilentPartition, KafkaError> {
-        Ok(SilentPartition { partition: self.kafka.open(part).await?, broker: self.clone() })
+impl Late {
+    fn new(kafka: &Kafka, by: fn(u32) -> Duration) -> (Self, UnboundedReceiver<usize>) {
+        let (batches, receiver) = unbounded_channel();
+        (Self { kafka: kafka.clone(), batches, by, batches_count: Arc::default() }, receiver)
     }
 }
 
-impl todo_worker::kafka::append::Appends for SilentPartition {
+impl Broker for Late {
+    type Partition = LatePartition;
+
+    async fn open(&self, part: u32) -> Result<LatePartition, KafkaError> {
+        Ok(LatePartition { partition: self.kafka.open(part).await?, broker: self.clone() })
+    }
+}
+
+impl append::Appends for LatePartition {
     async fn append(&mut self, records: Vec<Keyed>) -> Result<(), KafkaError> {
         self.broker.batches.send(records.len()).unwrap();
         self.partition.append(records).await?;
-        if self.broker.silent.swap(false, std::sync::atomic::Ordering::SeqCst) {
-            std::future::pending::<()>().await;
-        }
+        sleep((self.broker.by)(self.broker.batches_count.fetch_add(1, Ordering::SeqCst))).await;
         Ok(())
     }
 }
 
 #[tokio::test]
+async fn a_queue_is_bounded_and_who_waited_too_long_is_not_sent() {
+    let kafka = Kafka::new(&settings(1)).unwrap();
+    let (slow, mut batches) = Late::new(&kafka, |_| APPEND_TIMEOUT.mul_f64(0.6));
+    let mut appends = Appends::start_at(&slow, 1);
+    appends.wait_for_all().await;
+    let commands_max = PARTITION_QUEUE_BYTES_MAX / large(0).memory_bytes();
+    let [fit, all] = [commands_max, commands_max + 5].map(|count| u32::try_from(count).unwrap());
+    appends.append(0, (0..all).map(large));
+    let mut expected: Vec<_> = (fit..all).map(|ticket| (ticket, REFUSED)).collect();
+    assert_eq!(appends.outcomes(5).await, expected, "more than fit, and at once");
+    assert_eq!(batches.recv().await, Some(1));
+
+    // The second waits for the first, and the third for both, which is too long.
+    expected = (0..fit).map(|ticket| (ticket, if ticket < 2 { Outcome::Acknowledged } else { REFUSED })).collect();
+    assert_eq!(appends.outcomes(commands_max).await, expected);
+    assert_eq!((batches.recv().await, batches.try_recv().ok()), (Some(1), None));
+    assert_eq!(appends.appender.waiting_bytes(), 0);
+    assert_eq!(read_all(&kafka, 0).await.len(), 2);
+}
+
+#[tokio::test]
 async fn after_an_unknown_batch_one_command_is_tried_alone() {
     let kafka = Kafka::new(&settings(1)).unwrap();
-    let (batch_sender, mut batches) = tokio::sync::mpsc::unbounded_channel();
-    let silent = std::sync::Arc::new(true.into());
-    let mut appends = Appends::start_at(&Silent { kafka: kafka.clone(), batches: batch_sender, silent }, 1);
+    let (silent, mut batches) =
+        Late::new(&kafka, |batch| if batch == 0 { 10 * APPEND_TIMEOUT } else { Duration::ZERO });
+    let mut appends = Appends::start_at(&silent, 1);
     appends.wait_for_all().await;
     appends.append(0, [create(0, "not answered")]);
     assert_eq!(batches.recv().await, Some(1));
@@ -202,7 +235,7 @@ async fn nobody_at_the_port_is_said_within_the_limit() {
     let closed = KafkaSettings { brokers: vec!["127.0.0.1:1".to_owned()], ..settings(1) };
     let kafka = Kafka::new(&closed).unwrap();
     let mut log = KafkaLog::new(kafka.clone(), 0);
-    let answer = timeout(todo_worker::limits::KAFKA_OPEN_TIMEOUT + Duration::from_secs(1), log.extent()).await;
+    let answer = timeout(KAFKA_OPEN_TIMEOUT + Duration::from_secs(1), log.extent()).await;
     let Err(LogError::Unavailable(why)) = answer.unwrap() else { panic!("somebody answers") };
     assert!(why.contains("Connection refused"), "{why}");
     let mut appends = Appends::start_at(&kafka, 1);
@@ -219,7 +252,7 @@ async fn produce(raw: &PartitionClient, values: impl IntoIterator<Item = Option<
     let record = |value| KafkaRecord {
         key: None,
         value,
-        headers: std::collections::BTreeMap::new(),
+        headers: BTreeMap::new(),
         timestamp: DateTime::from_timestamp_millis(1_700_000_000_000).unwrap(),
     };
     raw.produce(values.into_iter().map(record).collect(), Compression::NoCompression).await.unwrap();
@@ -252,7 +285,7 @@ async fn offsets_that_are_not_there_halt() {
     let kafka = Kafka::new(&settings).unwrap();
     kafka.check().await.unwrap();
     let raw = raw(&settings).await;
-    produce(&raw, (0..10).map(|_| Some(vec![0]))).await;
+    produce(&raw, (0..10).map(|_| Some(vec![1]))).await;
     raw.delete_records(4, 5_000).await.unwrap();
 
     let mut log = KafkaLog::new(kafka, 0);
@@ -277,7 +310,7 @@ async fn a_fetch_that_was_dropped_loses_nothing() {
     log.seek(0).await.unwrap();
     let mut next_offset = 0;
     for round in 0..20_u64 {
-        produce(&raw, [Some(vec![0])]).await;
+        produce(&raw, [Some(vec![1])]).await;
         // Sometimes before it is sent, sometimes while it waits, sometimes after the answer.
         if let Ok(fetched) = timeout(Duration::from_micros(round * 500), log.fetch()).await {
             for entry in fetched.unwrap().unwrap() {
@@ -301,7 +334,7 @@ fn secured(mechanism: SaslMechanism, password: &str) -> KafkaSettings {
         brokers: vec![service("TEST_KAFKA_SASL_BROKERS")],
         tls: Some(TlsSettings { ca_file: Some(service("TEST_CA_FILE").into()) }),
         sasl: Some(Sasl { mechanism, username: service("TEST_KAFKA_USERNAME"), password: password.parse().unwrap() }),
-        ..settings(2)
+        ..settings(1)
     }
 }
 
@@ -312,12 +345,11 @@ async fn secured_listeners_take_every_login_and_no_wrong_one() {
         let mut appends = Appends::start(&kafka).await;
         appends.append(0, (0..20).map(|number| create(number, "secret")));
         assert_eq!(appends.outcomes(20).await, acknowledged(0..20));
-        assert_eq!(read_all(&kafka, 0).await.len() + read_all(&kafka, 1).await.len(), 20);
-
-        let kafka = Kafka::new(&secured(mechanism, "guessed")).unwrap();
-        let Err(KafkaError::Away(why)) = kafka.check().await else { panic!("{mechanism:?} takes any password") };
-        assert!(!why.contains("guessed"), "{why}");
+        assert_eq!(read_all(&kafka, 0).await.len(), 20);
     }
+    let guessed = Kafka::new(&secured(SaslMechanism::Plain, "guessed")).unwrap();
+    let Err(KafkaError::Away(why)) = guessed.check().await else { panic!("any password is taken") };
+    assert!(why.contains("SaslAuthenticationFailed") && !why.contains("guessed"), "{why}");
 }
 
 #[tokio::test]
