@@ -53,11 +53,22 @@ impl Appends {
         appends
     }
 
+    /// A producer that nobody has heard of: another start of a process.
+    pub async fn start_anew(kafka: &Kafka) -> Self {
+        let appends = Self::start_as(kafka, kafka.partitions_count(), fastrand::u128(..).to_le_bytes());
+        appends.wait_for_all().await;
+        appends
+    }
+
     pub fn start_at(broker: &impl append::Broker, partitions: u32) -> Self {
+        Self::start_as(broker, partitions, PRODUCER)
+    }
+
+    fn start_as(broker: &impl append::Broker, partitions: u32, producer: [u8; 16]) -> Self {
         let (outcome_sender, outcomes) = mpsc::unbounded_channel();
         // A test may end before all is settled.
         let sink = Box::new(move |settled| drop(outcome_sender.send(settled)));
-        let (appender, appending) = append::start(broker, partitions, PRODUCER, sink);
+        let (appender, appending) = append::start(broker, partitions, producer, sink);
         Self { appender, appending, outcomes }
     }
 

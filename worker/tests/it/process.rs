@@ -72,7 +72,7 @@ impl Cluster {
     }
 
     async fn appends(&self) -> Appends {
-        Appends::start(&Kafka::new(&self.kafka).unwrap()).await
+        Appends::start_anew(&Kafka::new(&self.kafka).unwrap()).await
     }
 
     async fn number(&self, sql: &str) -> i64 {
