@@ -16,6 +16,7 @@
 //! - [`settings`]: where the services of a cluster are
 //! - [`tls`]: whom to believe
 //! - [`sample`] and [`fill`]: varied todos, and how a store is filled with them
+//! - [`logging`]: what a process says on standard error
 //! - [`limits`]: every bound of this crate
 //!
 //! A write's way: [`channel::Appender`], [`apply::run`], [`sqlite::SqliteStore`], [`channel::ChannelFeed`], and back as an
@@ -28,6 +29,7 @@ pub mod command_line;
 pub mod fill;
 pub mod kafka;
 pub mod limits;
+pub mod logging;
 pub mod messages;
 pub mod postgres;
 pub mod publish;

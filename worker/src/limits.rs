@@ -100,6 +100,8 @@ pub const PRODUCER_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
 pub const TOMBSTONE_KEPT_MS: u64 = 60 * 60 * 1000;
 /// Tombstones purged in one transaction; the rest goes in the next, behind the commands that wait.
 pub const PURGE_ROWS_MAX: u32 = 2_000;
+/// How long a replay waits for partitions that take nothing; then it ends with a sentence.
+pub const REPLAY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Dead letters for a reused key that a partition keeps, the newest; what goes is counted. Those for other reasons were
 /// promised an effect and stay until somebody has looked at them.
 pub const KEY_REUSED_KEPT_MAX: u32 = 10_000;

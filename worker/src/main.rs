@@ -7,11 +7,11 @@ use clap::Parser;
 use todo_proto::fold::DeadReason;
 use todo_worker::command_line::{Command, CommandLine, DeadLettersAction, Settings};
 use todo_worker::kafka::Kafka;
+use todo_worker::logging;
 use todo_worker::postgres::Database;
 use todo_worker::service::{self, adopt, letters, replay};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing_subscriber::EnvFilter;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -20,7 +20,7 @@ const COMMAND_CONNECTIONS_MAX: usize = 2;
 
 fn main() -> ExitCode {
     let CommandLine { command, settings } = CommandLine::parse();
-    let done = start_logging(&settings).and_then(|()| {
+    let done = logging::start(&settings.log).map_err(Failure::from).and_then(|()| {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(async {
             match command.unwrap_or(Command::Run) {
@@ -37,15 +37,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn start_logging(settings: &Settings) -> Result<(), Failure> {
-    // The clients say much of what is only theirs; who wants to hear it says so after these.
-    let filter = EnvFilter::try_new(format!("rskafka=warn,fred=warn,{}", settings.log)).map_err(|error| {
-        format!("LOG `{}` is no filter ({error}): use error, warn, info, debug or trace", settings.log)
-    })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    Ok(())
 }
 
 async fn work(settings: &Settings) -> Result<(), Failure> {

@@ -23,25 +23,25 @@
 //! 5. A partition that is busy leaves a moment between its batches, which fills them. One that was idle sends at once.
 //! 6. Outcomes of all partitions go through one task to the sink, so a moment's outcomes are one call of it.
 
+mod gate;
+mod task;
+
 use std::future::Future;
-use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use todo_proto::command::{ProducerId, Record, TodoCommand};
+use todo_proto::command::{ProducerId, TodoCommand};
 use todo_proto::partition::partition_of;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::Instant;
 
+use self::gate::Gate;
+use self::task::{Message, PartitionTask, Waiting};
 use crate::channel::{AppendError, Sink};
 use crate::kafka::connect::{Kafka, KafkaError, Keyed, Partition};
-use crate::limits::{
-    APPEND_BATCH_BYTES_MAX, APPEND_GATHER_MAX, APPEND_TIMEOUT, PARTITION_QUEUE_BYTES_MAX, PROBE_PAUSE_MAX,
-    PROBE_PAUSE_MIN, RECORD_OVERHEAD_BYTES,
-};
 use crate::traits::{NotAppended, Outcome};
 
 /// Who keeps partitions: Kafka, or in tests a simulation of it.
@@ -114,17 +114,7 @@ pub fn start<B: Broker, T: Send + 'static>(
     let (queues, partitions) = (0..partitions_count)
         .map(|part| {
             let (sender, queue) = mpsc::unbounded_channel();
-            let task = PartitionTask {
-                part,
-                broker: broker.clone(),
-                queue,
-                shared: Arc::clone(&shared),
-                outcomes: outcomes.clone(),
-                producer,
-                last_number: 0,
-                left_over: None,
-                last_failed: false,
-            };
+            let task = PartitionTask::new(part, broker.clone(), queue, Arc::clone(&shared), outcomes.clone(), producer);
             (sender, tokio::spawn(task.run()))
         })
         .unzip::<_, _, Vec<_>, Vec<_>>();
@@ -169,12 +159,12 @@ impl<T> Appender<T> {
 
     /// Commands that wait or are being appended.
     pub fn waiting_count(&self) -> usize {
-        self.shared.gates.iter().map(|gate| gate.commands.load(Ordering::Relaxed)).sum()
+        self.shared.gates.iter().map(Gate::commands_count).sum()
     }
 
     /// Bytes of the commands that wait or are being appended.
     pub fn waiting_bytes(&self) -> usize {
-        self.shared.gates.iter().map(|gate| gate.bytes.load(Ordering::Relaxed)).sum()
+        self.shared.gates.iter().map(Gate::bytes).sum()
     }
 
     /// Partitions that take no writes just now; `None` when all do.
@@ -259,122 +249,14 @@ async fn settle<T>(
     }
 }
 
-/// What the door of a partition lets in.
-#[repr(u8)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Admits {
-    Nothing,
-    /// One command, and then nothing.
-    Probe,
-    All,
-}
-
-/// The door of one partition's queue, on any thread.
-struct Gate {
-    admits: AtomicU8,
-    commands: AtomicUsize,
-    bytes: AtomicUsize,
-    /// Why it admits nothing.
-    why: Mutex<Option<String>>,
-}
-
+/// What appenders and tasks share.
 struct Shared {
     closed: AtomicBool,
+    /// By partition.
     gates: Box<[Gate]>,
-    /// Partitions that are away, opening ones not counted.
+    /// Partitions of which it was said that they are away.
     away_count: AtomicUsize,
     metrics: AppendMetrics,
-}
-
-enum Message<T> {
-    Append(Waiting<T>),
-    /// Nothing follows but what was let in at the same moment.
-    Close,
-}
-
-struct Waiting<T> {
-    command: TodoCommand,
-    ticket: T,
-    bytes: usize,
-    since: Instant,
-}
-
-/// A command that is ready to be sent.
-struct Numbered<T> {
-    record: Keyed,
-    ticket: T,
-    /// What it takes in the queue.
-    bytes: usize,
-    since: Instant,
-}
-
-struct PartitionTask<B, T> {
-    part: u32,
-    broker: B,
-    queue: mpsc::UnboundedReceiver<Message<T>>,
-    shared: Arc<Shared>,
-    outcomes: Outcomes<T>,
-    producer: ProducerId,
-    last_number: u64,
-    /// What did not fit into the last batch.
-    left_over: Option<Numbered<T>>,
-    /// The outcome of the last batch is unknown.
-    last_failed: bool,
-}
-
-/// Nothing waits and nothing will come.
-struct Finished;
-
-impl Gate {
-    fn new() -> Self {
-        Self {
-            admits: AtomicU8::new(Admits::Nothing as u8),
-            commands: AtomicUsize::new(0),
-            bytes: AtomicUsize::new(0),
-            why: Mutex::new(Some("not opened yet".to_owned())),
-        }
-    }
-
-    /// Lets a command in, or not. Two threads at the bound may both be refused where one would have fitted; neither ever
-    /// passes it.
-    fn enter(&self, bytes: usize) -> bool {
-        self.commands.fetch_add(1, Ordering::Relaxed);
-        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let let_in = before + bytes <= PARTITION_QUEUE_BYTES_MAX && self.admit();
-        if !let_in {
-            self.leave(bytes);
-        }
-        let_in
-    }
-
-    fn admit(&self) -> bool {
-        let admits = self.admits.load(Ordering::Acquire);
-        admits == Admits::All as u8 || admits == Admits::Probe as u8 && self.take_probe()
-    }
-
-    /// Whether this thread is the one that brings the probe.
-    fn take_probe(&self) -> bool {
-        let (probe, nothing) = (Admits::Probe as u8, Admits::Nothing as u8);
-        self.admits.compare_exchange(probe, nothing, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-
-    fn set(&self, admits: Admits) {
-        self.admits.store(admits as u8, Ordering::Release);
-    }
-
-    fn leave(&self, bytes: usize) {
-        self.commands.fetch_sub(1, Ordering::Relaxed);
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    fn why(&self) -> Option<String> {
-        self.why.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Returns what stood there before.
-    fn set_why(&self, why: Option<String>) -> Option<String> {
-        std::mem::replace(&mut *self.why.lock().unwrap_or_else(PoisonError::into_inner), why)
-    }
 }
 
 impl Shared {
@@ -390,195 +272,17 @@ impl Shared {
     fn partitions_count(&self) -> u32 {
         u32::try_from(self.gates.len()).expect("made from a u32")
     }
-}
-
-impl<B: Broker, T: Send + 'static> PartitionTask<B, T> {
-    async fn run(mut self) {
-        let mut away = false;
-        loop {
-            let Ok(mut partition) = self.open(&mut away).await else { return };
-            self.gate().set(if self.last_failed { Admits::Probe } else { Admits::All });
-            let Err(why) = self.append_batches(&mut partition, &mut away).await else { return };
-            self.refuse_waiting();
-            self.note_away(&mut away, &why);
-        }
-    }
-
-    /// Opens the partition, however often it takes. What comes meanwhile slipped through a closing door, and is refused.
-    async fn open(&mut self, away: &mut bool) -> Result<B::Partition, Finished> {
-        let mut pause = PROBE_PAUSE_MIN;
-        loop {
-            let broker = self.broker.clone();
-            match self.refusing(broker.open(self.part)).await? {
-                Ok(partition) => return Ok(partition),
-                Err(error) => self.note_away(away, &error),
-            }
-            // Spread, so that the tasks of a broker's partitions do not all knock in the same moment.
-            self.refusing(sleep(pause.mul_f64(0.5 + 0.5 * fastrand::f64()))).await?;
-            pause = (2 * pause).min(PROBE_PAUSE_MAX);
-        }
-    }
-
-    /// Waits for `work`, and refuses what comes.
-    async fn refusing<R>(&mut self, work: impl Future<Output = R>) -> Result<R, Finished> {
-        let mut work = pin!(work);
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut work => return Ok(done),
-                message = self.queue.recv() => match message {
-                    Some(Message::Append(waiting)) => {
-                        self.settle([(waiting.bytes, waiting.ticket)], Outcome::NotAppended(NotAppended::Unavailable));
-                    }
-                    Some(Message::Close) => self.queue.close(),
-                    None => return Err(Finished),
-                },
-            }
-        }
-    }
-
-    /// Appends one batch after the other until the end, or until one fails: why.
-    async fn append_batches(&mut self, partition: &mut B::Partition, away: &mut bool) -> Result<(), KafkaError> {
-        let mut last_sent: Option<Instant> = None;
-        if !self.last_failed {
-            self.note_back(away);
-        }
-        while let Some(first) = self.next().await {
-            if let Some(last_sent) = last_sent {
-                sleep_until(last_sent + APPEND_GATHER_MAX).await;
-            }
-            let sent = Instant::now();
-            let (records, tickets) = self.batch(first);
-            if records.is_empty() {
-                // All of it was too old. If it was the probe, the next one is.
-                if self.last_failed {
-                    self.gate().set(Admits::Probe);
-                }
-                continue;
-            }
-            last_sent = Some(sent);
-            match timeout(APPEND_TIMEOUT, partition.append(records)).await {
-                Ok(Ok(())) => {
-                    let metrics = &self.shared.metrics;
-                    metrics.batches.inc();
-                    metrics.commands.inc_by(tickets.len() as u64);
-                    metrics.seconds.observe(sent.elapsed().as_secs_f64());
-                    self.settle(tickets, Outcome::Acknowledged);
-                    if self.last_failed {
-                        self.last_failed = false;
-                        self.gate().set(Admits::All);
-                        self.note_back(away);
-                    }
-                }
-                failed => {
-                    self.last_failed = true;
-                    // Before anybody hears of it, so that who tries again at once is refused at once.
-                    self.gate().set(Admits::Nothing);
-                    self.shared.metrics.unknown.inc();
-                    self.settle(tickets, Outcome::Unknown);
-                    let no_answer = || KafkaError::Away(format!("no acknowledgement within {APPEND_TIMEOUT:?}"));
-                    return Err(failed.map_or_else(|_| no_answer(), |failed| failed.expect_err("success is above")));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The next command that is to be sent, numbered; `None` when there will be none.
-    async fn next(&mut self) -> Option<Numbered<T>> {
-        if let Some(left_over) = self.left_over.take() {
-            return Some(left_over);
-        }
-        loop {
-            match self.queue.recv().await? {
-                Message::Append(waiting) => return Some(self.number(waiting)),
-                Message::Close => self.queue.close(),
-            }
-        }
-    }
-
-    /// What waits, from `first` on: at most [`APPEND_BATCH_BYTES_MAX`] or one record, and nothing that is too old.
-    fn batch(&mut self, first: Numbered<T>) -> (Vec<Keyed>, Vec<(usize, T)>) {
-        let (mut records, mut tickets, mut batch_bytes) = (Vec::new(), Vec::new(), 0);
-        let mut next = Some(first);
-        while let Some(numbered) = next {
-            let record_bytes = numbered.record.value.len() + RECORD_OVERHEAD_BYTES;
-            if numbered.since.elapsed() > APPEND_TIMEOUT {
-                let expired = [(numbered.bytes, numbered.ticket)];
-                self.settle(expired, Outcome::NotAppended(NotAppended::Unavailable));
-            } else if !records.is_empty() && batch_bytes + record_bytes > APPEND_BATCH_BYTES_MAX {
-                self.left_over = Some(numbered);
-                break;
-            } else {
-                batch_bytes += record_bytes;
-                records.push(numbered.record);
-                tickets.push((numbered.bytes, numbered.ticket));
-            }
-            next = self.try_next();
-        }
-        (records, tickets)
-    }
-
-    fn try_next(&mut self) -> Option<Numbered<T>> {
-        loop {
-            match self.queue.try_recv().ok()? {
-                Message::Append(waiting) => return Some(self.number(waiting)),
-                Message::Close => self.queue.close(),
-            }
-        }
-    }
-
-    fn number(&mut self, waiting: Waiting<T>) -> Numbered<T> {
-        self.last_number += 1;
-        let Waiting { command, ticket, bytes, since } = waiting;
-        let key = command.id.hyphenated();
-        let value = Record { producer: self.producer, number: self.last_number, command }.encode();
-        Numbered { record: Keyed { key, value }, ticket, bytes, since }
-    }
-
-    /// What waits behind a batch that failed.
-    fn refuse_waiting(&mut self) {
-        let left_over = self.left_over.take();
-        let mut refused: Vec<_> = left_over.into_iter().map(|numbered| (numbered.bytes, numbered.ticket)).collect();
-        loop {
-            match self.queue.try_recv() {
-                Ok(Message::Append(waiting)) => refused.push((waiting.bytes, waiting.ticket)),
-                Ok(Message::Close) => self.queue.close(),
-                Err(_) => break,
-            }
-        }
-        self.settle(refused, Outcome::NotAppended(NotAppended::Unavailable));
-    }
-
-    fn settle(&self, commands: impl IntoIterator<Item = (usize, T)>, outcome: Outcome) {
-        let settled = commands.into_iter().map(|(bytes, ticket)| {
-            self.gate().leave(bytes);
-            (ticket, outcome)
-        });
-        let settled: Vec<_> = settled.collect();
-        if !settled.is_empty() {
-            // The settling task outlives this one.
-            let _ = self.outcomes.send(settled);
-        }
-    }
-
-    fn gate(&self) -> &Gate {
-        &self.shared.gates[self.part as usize]
-    }
 
     /// Said once for all partitions: a broker has many.
-    fn note_away(&self, away: &mut bool, why: &KafkaError) {
-        self.gate().set_why(Some(why.to_string()));
-        tracing::debug!(part = self.part, %why, "a partition takes no writes");
-        if !std::mem::replace(away, true) && self.shared.away_count.fetch_add(1, Ordering::Relaxed) == 0 {
-            tracing::warn!(part = self.part, %why, "the log does not take all writes");
+    fn note_away(&self, part: u32, why: &KafkaError) {
+        if self.away_count.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::warn!(part, %why, "the log does not take all writes");
         }
     }
 
-    fn note_back(&self, away: &mut bool) {
-        self.gate().set_why(None);
-        if std::mem::replace(away, false) && self.shared.away_count.fetch_sub(1, Ordering::Relaxed) == 1 {
-            tracing::info!("the log takes all writes again");
+    fn note_back(&self) {
+        if self.away_count.fetch_sub(1, Ordering::Relaxed) == 1 {
+            tracing::info!("the log is back");
         }
     }
 }

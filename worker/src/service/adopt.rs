@@ -46,10 +46,10 @@ pub async fn look(database: &Database, kafka: &Kafka) -> Result<Vec<Strange>, Ad
         let partition = store.partition(part).await?;
         let mut log = KafkaLog::new(kafka.clone(), part);
         let extent = log.extent().await?;
-        let is_known = partition.next_offset == 0
-            || extent.earliest == partition.next_offset
-            || (extent.earliest..=extent.end).contains(&partition.next_offset) && is_same(&mut log, &partition).await?;
-        if !is_known {
+        let is_there = (extent.earliest..=extent.end).contains(&partition.next_offset);
+        // As the loop does on opening: with nothing before it there is nothing to compare.
+        let is_compared = extent.earliest < partition.next_offset;
+        if !is_there || is_compared && !is_same(&mut log, &partition).await? {
             strange.push(Strange { partition, next_offset: extent.earliest });
         }
     }

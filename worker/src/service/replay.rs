@@ -3,8 +3,10 @@
 use todo_proto::command::TodoCommand;
 use todo_proto::fold::DeadReason;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
 
 use crate::kafka::{Kafka, append};
+use crate::limits::{PROBE_PAUSE_MIN, REPLAY_TIMEOUT};
 use crate::postgres::{Database, DeadLetterRow, DeadLetters};
 use crate::service::letters::import_of;
 use crate::traits::{Outcome, StoreError};
@@ -84,17 +86,27 @@ async fn replay(letters: &DeadLetters, kafka: &Kafka, waiting: &[DeadLetterRow])
     });
     let producer = fastrand::u128(..).to_be_bytes();
     let (appender, appending) = append::start(kafka, kafka.partitions_count(), producer, sink);
-    let group = commands.into_iter().zip(0..).collect();
-    appender.try_append(group).map_err(|_| ReplayError::NotAppended("it is closed"))?;
-    for _ in waiting {
-        match outcomes.recv().await {
-            Some((place, Outcome::Acknowledged)) => {
-                let DeadLetterRow { part, position, .. } = waiting[place];
-                letters.mark_replayed(part, position).await?;
+    // A partition takes nothing before its first connection stands, and says so at once: certainly not taken, so again.
+    let deadline = Instant::now() + REPLAY_TIMEOUT;
+    let mut asked: Vec<(TodoCommand, usize)> = commands.into_iter().zip(0..).collect();
+    while !asked.is_empty() {
+        appender.try_append(asked.clone()).map_err(|_| ReplayError::NotAppended("it is closed"))?;
+        let mut refused = Vec::new();
+        for _ in 0..asked.len() {
+            match outcomes.recv().await {
+                Some((place, Outcome::Acknowledged)) => {
+                    let DeadLetterRow { part, position, .. } = waiting[place];
+                    letters.mark_replayed(part, position).await?;
+                }
+                Some((place, Outcome::NotAppended(_))) if Instant::now() < deadline => refused.push(place),
+                Some((_, Outcome::NotAppended(_))) => return Err(ReplayError::NotAppended("it is away")),
+                Some((_, Outcome::Unknown)) => return Err(ReplayError::NotAppended("the outcome is unknown")),
+                None => return Err(ReplayError::NotAppended("it has ended")),
             }
-            Some((_, Outcome::NotAppended(_))) => return Err(ReplayError::NotAppended("it is away")),
-            Some((_, Outcome::Unknown)) => return Err(ReplayError::NotAppended("the outcome is unknown")),
-            None => return Err(ReplayError::NotAppended("it has ended")),
+        }
+        asked.retain(|(_, place)| refused.contains(place));
+        if !asked.is_empty() {
+            sleep(PROBE_PAUSE_MIN).await;
         }
     }
     appending.finish().await;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tempfile::TempDir;
 use todo_proto::command::TodoCommand;
 use todo_worker::kafka::{Appender, Appending, Kafka, KafkaLog, append};
@@ -53,11 +53,22 @@ impl Appends {
         appends
     }
 
+    /// A producer that nobody has heard of: another start of a process.
+    pub async fn start_anew(kafka: &Kafka) -> Self {
+        let appends = Self::start_as(kafka, kafka.partitions_count(), fastrand::u128(..).to_le_bytes());
+        appends.wait_for_all().await;
+        appends
+    }
+
     pub fn start_at(broker: &impl append::Broker, partitions: u32) -> Self {
+        Self::start_as(broker, partitions, PRODUCER)
+    }
+
+    fn start_as(broker: &impl append::Broker, partitions: u32, producer: [u8; 16]) -> Self {
         let (outcome_sender, outcomes) = mpsc::unbounded_channel();
         // A test may end before all is settled.
         let sink = Box::new(move |settled| drop(outcome_sender.send(settled)));
-        let (appender, appending) = append::start(broker, partitions, PRODUCER, sink);
+        let (appender, appending) = append::start(broker, partitions, producer, sink);
         Self { appender, appending, outcomes }
     }
 
@@ -111,6 +122,18 @@ pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     }
 }
 
+/// Returns when all threads of the process stand still.
+pub fn freeze(process: &Child) {
+    let pid = Pid::from_child(process);
+    kill_process(pid, Signal::STOP).unwrap();
+    let (_, status) = waitpid(Some(pid), WaitOptions::UNTRACED).unwrap().unwrap();
+    assert!(status.stopped(), "{status:?}");
+}
+
+pub fn thaw(process: &Child) {
+    kill_process(Pid::from_child(process), Signal::CONT).unwrap();
+}
+
 /// A broker that one test may kill. Clients reach it through the proxy only, and it ends with the value.
 pub struct OwnBroker {
     pub proxy: Proxy,
@@ -160,11 +183,11 @@ impl OwnBroker {
 
     /// Nothing moves in it, and the kernel answers for it.
     pub fn freeze(&self) {
-        self.signal(Signal::STOP);
+        freeze(&self.process);
     }
 
     pub fn thaw(&self) {
-        self.signal(Signal::CONT);
+        thaw(&self.process);
     }
 
     /// Runs one of Kafka's own tools, through the proxy too, which runs on this thread.
@@ -176,10 +199,6 @@ impl OwnBroker {
 
     fn spawn(folder: &Path) -> Child {
         java(folder, "kafka.Kafka", &["server.properties"]).spawn().unwrap()
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.process), signal).unwrap();
     }
 }
 

@@ -11,6 +11,7 @@ mod kafka_faults;
 mod kept_log;
 mod leases;
 mod postgres;
+mod process;
 mod proxy;
 mod reads;
 mod redis;

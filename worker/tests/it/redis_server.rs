@@ -6,12 +6,11 @@ use std::time::Duration;
 use fred::clients::Client;
 use fred::interfaces::ClientLike;
 use fred::types::config::Config;
-use rustix::process::{Pid, Signal, kill_process};
 use todo_worker::redis::Redis;
 use todo_worker::settings::RedisSettings;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::broker::eventually;
+use crate::broker::{self, eventually};
 
 /// Ends with the value.
 pub struct OwnRedis {
@@ -44,11 +43,11 @@ impl OwnRedis {
 
     /// Nothing moves in it, and the kernel answers for it.
     pub fn freeze(&self) {
-        kill_process(Pid::from_child(&self.process), Signal::STOP).unwrap();
+        broker::freeze(&self.process);
     }
 
     pub fn thaw(&self) {
-        kill_process(Pid::from_child(&self.process), Signal::CONT).unwrap();
+        broker::thaw(&self.process);
     }
 
     /// A client past our own code.

@@ -1,0 +1,28 @@
+//! What a process says on standard error.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+/// The filter makes no sense: one sentence with the remedy.
+#[derive(Debug, thiserror::Error)]
+#[error("LOG `{filter}` is no filter ({why}): use error, warn, info, debug or trace")]
+pub struct FilterError {
+    filter: String,
+    why: String,
+}
+
+/// Libraries that tell of each connection. A filter that names them hears them.
+const QUIET: &str = "rskafka=warn,fred=warn,deadpool=error";
+
+/// Logs what `filter` lets through, in color on a terminal.
+///
+/// # Errors
+/// The filter makes no sense.
+pub fn start(filter: &str) -> Result<(), FilterError> {
+    let parsed = EnvFilter::try_new(format!("{QUIET},{filter}"));
+    let parsed = parsed.map_err(|error| FilterError { filter: filter.to_owned(), why: error.to_string() })?;
+    let terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr).with_ansi(terminal).init();
+    Ok(())
+}
