@@ -306,7 +306,9 @@ mod tests {
     #[test]
     fn what_is_too_large_goes_in_pieces() {
         let row = |id| change(id, id, ITEM_JSON_BYTES_MAX);
-        let cases: [(&str, Vec<Changes>, &[&[(u32, u32, u32)]]); 5] = [
+        /// Partition, index and count of each piece, by message.
+        type Pieces = &'static [&'static [(u32, u32, u32)]];
+        let cases: [(&str, Vec<Changes>, Pieces); 5] = [
             ("nothing", vec![changes(0, 3, 3, Vec::new())], &[]),
             ("moved and not changed", vec![changes(0, 3, 4, Vec::new())], &[&[(0, 0, 1)]]),
             ("four fit", vec![changes(0, 0, 4, (1..5).map(row).collect())], &[&[(0, 0, 1)]]),

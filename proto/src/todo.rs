@@ -80,6 +80,12 @@ pub fn parse_patch(body: &[u8]) -> Result<TodoPatch, TodoError> {
     })
 }
 
+/// Reads a time as a todo's JSON has it, RFC 3339: milliseconds since the Unix epoch. `None` for anything else, and for
+/// times before 1970.
+pub fn parse_time(text: &str) -> Option<u64> {
+    u64::try_from(text.parse::<Timestamp>().ok()?.as_millisecond()).ok()
+}
+
 impl<Text: AsRef<str>> TodoFields<Text> {
     /// Appends the todo's JSON: compact, at most [`ITEM_JSON_BYTES_MAX`](crate::limits::ITEM_JSON_BYTES_MAX) bytes.
     /// `created_at` is the id's time; times are RFC 3339 in UTC with milliseconds, up to the end of the year 9999.
@@ -468,6 +474,18 @@ mod tests {
         ];
         for (body, expected) in cases {
             assert_eq!(parse_patch(body).map(|patch| before.patched(&patch)), expected);
+        }
+    }
+
+    #[test]
+    fn times_come_back() {
+        for time_ms in [0, 1, 1_700_000_000_123, 253_402_207_200_000] {
+            let mut text = Vec::new();
+            write_time(&mut text, time_ms);
+            assert_eq!(parse_time(std::str::from_utf8(&text).unwrap()), Some(time_ms));
+        }
+        for text in ["", "2023", "2023-11-14 22:13", "1969-12-31T23:59:59.999Z", "yesterday"] {
+            assert_eq!(parse_time(text), None, "{text}");
         }
     }
 

@@ -8,6 +8,7 @@
 //!   snapshot/  what there is to send                pure: pages, slices, ready-made responses
 //! bridge       where data and control plane meet
 //! control/     the control plane                    feed, reads below the floor, pages, signals
+//! transfer/    `export` and `seed`
 //! sys/         the only unsafe code
 //! limits       every bound and timeout
 //! ```
@@ -30,3 +31,4 @@ pub mod shard;
 pub mod snapshot;
 pub mod startup;
 pub mod sys;
+pub mod transfer;

@@ -158,6 +158,8 @@ pub const SHARDS_MAX: usize = 1024;
 pub const REFRESH_MS_DEFAULT: u64 = 5;
 /// Default of `SNAPSHOT_TODOS_MAX`.
 pub const SNAPSHOT_TODOS_MAX_DEFAULT: u64 = 1_000_000;
+/// The least that `SNAPSHOT_BYTES_MAX` may be set to.
+pub const SNAPSHOT_BYTES_MIN: u64 = 128 * 1024;
 /// Default of `SNAPSHOT_BYTES_MAX`.
 pub const SNAPSHOT_BYTES_MAX_DEFAULT: u64 = 1024 * 1024 * 1024;
 /// Default of `DRAIN_TIMEOUT_MS`.
@@ -175,6 +177,9 @@ const _: () = assert!(COPIED_BODY_BYTES_MAX < READY_BYTES_MAX);
 const _: () = assert!(WHEEL_SLOT_MS + TICK_MS < 1_000 && WHEEL_SLOT_MS * WHEEL_SLOTS as u64 > 75_000);
 // The Date is at most 100 ms behind the clock's second.
 const _: () = assert!(TICK_MS <= 100);
+
+// A window that is full of bytes has over half of them, whatever the next item would have had: it is not loaded again.
+const _: () = assert!(SNAPSHOT_BYTES_MIN > 2 * todo_proto::limits::ITEM_JSON_BYTES_MAX as u64);
 
 // ---- the snapshot's pages ----
 
@@ -242,7 +247,7 @@ pub const AWAITED_LOOKS_MAX: usize = 16;
 
 /// How far this machine's clock may be off the store's. Beyond it writes are refused.
 pub const CLOCK_OFF_MS_MAX: u64 = 60_000;
-/// How far a partition may be behind, and how long ago the store may have been seen (LAG_MAX). Beyond it writes are refused:
+/// How far a partition may be behind, and how long ago the store may have been seen (`LAG_MAX`). Beyond it writes are refused:
 /// a create that waits longer could be taken for too old.
 pub const LAG_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 /// How far a partition's `caught_up_at` may be ahead of the store's clock, which has been set back then. Beyond it writes are
@@ -264,3 +269,18 @@ const _: () = assert!(LAG_MS_MAX + AHEAD_MS_MAX + CLOCK_OFF_MS_MAX < todo_proto:
 
 // A lost message costs at most one second while the store answers.
 const _: () = assert!(2 * LOOK_EVERY.as_millis() < 1_000);
+
+// ---- export and seed ----
+
+/// Bytes of lines that an export gathers before it writes them.
+pub const EXPORT_BUFFER_BYTES: usize = 256 * 1024;
+/// Bytes of a line that is imported. The longest todo has 63 KB; a longer line is refused.
+pub const IMPORT_LINE_BYTES_MAX: usize = 128 * 1024;
+/// Commands of a seeding that wait for Kafka.
+pub const SEED_IN_FLIGHT_MAX: usize = 20_000;
+/// A seeding of which Kafka takes nothing for so long is given up.
+pub const SEED_PATIENCE: Duration = Duration::from_secs(60);
+/// Pause before refused commands are appended again, and between looks at what is applied.
+pub const SEED_RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+const _: () = assert!(IMPORT_LINE_BYTES_MAX > todo_proto::limits::ITEM_JSON_BYTES_MAX + 64);

@@ -2,14 +2,20 @@
 
 #![expect(clippy::disallowed_macros, reason = "a command line talks to its terminal")]
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
 use todo_server::http::bearer::Keys;
 use todo_server::settings::{Command, CommandLine, Settings};
+use todo_server::transfer::export;
+use todo_server::transfer::seed::{ImportFile, import};
+use todo_server::transfer::seed_cluster::ClusterSeed;
 use todo_server::{clock, fill, serve};
+use todo_worker::sample::SampleTodos;
 use todo_worker::sqlite::SqliteStore;
+use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 type Failure = Box<dyn std::error::Error>;
@@ -19,7 +25,8 @@ fn main() -> ExitCode {
     let CommandLine { command, settings } = CommandLine::parse();
     let done = start_logging(&settings).and_then(|()| match command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(&settings).map_err(Failure::from),
-        Command::Seed { count, append } => seed(&settings, count, append),
+        Command::Seed { count, from, append } => seed(&settings, &Seed { count, from, append }),
+        Command::Export => export(&settings),
         Command::Token { sub, ttl } => token(&settings, &sub, ttl),
     });
     match done {
@@ -41,29 +48,84 @@ fn abort_on_panic() {
 }
 
 fn start_logging(settings: &Settings) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&settings.log).map_err(|error| {
+    // The clients say much of what is only theirs; who wants to hear it says so after these.
+    let filter = EnvFilter::try_new(format!("rskafka=warn,fred=warn,{}", settings.log)).map_err(|error| {
         format!("LOG `{}` is no filter ({error}): use error, warn, info, debug or trace", settings.log)
     })?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     Ok(())
 }
 
-fn seed(settings: &Settings, count: u64, append: bool) -> Result<(), Failure> {
+/// What a store is to be seeded with.
+struct Seed {
+    count: u64,
+    from: Option<PathBuf>,
+    append: bool,
+}
+
+fn seed(settings: &Settings, seed: &Seed) -> Result<(), Failure> {
+    let file = seed.from.as_deref().map(ImportFile::check).transpose()?;
+    match settings.connections.cluster()? {
+        None => seed_file(settings, seed, file.as_ref()),
+        Some(cluster) => runtime()?.block_on(seed_cluster(&cluster, seed, file.as_ref())),
+    }
+}
+
+fn seed_file(settings: &Settings, seed: &Seed, file: Option<&ImportFile>) -> Result<(), Failure> {
     let store = SqliteStore::open(&settings.data_file, Arc::new(clock::wall_ms))?;
     let there = store.reader()?.count()?;
-    if there > 0 && !append {
-        return Err(format!(
-            "{} holds {there} todos already: add --append to put {count} more beside them",
-            settings.data_file.display()
-        )
-        .into());
+    let (path, count) = (settings.data_file.display(), file.map_or(seed.count, |file| file.todos_count));
+    if there > 0 && !seed.append {
+        return Err(format!("{path} holds {there} todos already: add --append to put {count} more beside them").into());
     }
     let begun_us = clock::tick_us();
-    let store = fill::fill(store, count)?;
+    let store = match file {
+        None => fill::fill(store, count)?,
+        Some(file) => import(store, file)?.0,
+    };
     let now = store.reader()?.count()?;
-    let took_ms = (clock::tick_us() - begun_us) / 1_000;
-    println!("{count} sample todos added in {took_ms} ms; {} holds {now}", settings.data_file.display());
+    println!("{}; {path} holds {now}", done(count, file, now - there, begun_us));
     Ok(())
+}
+
+async fn seed_cluster(
+    cluster: &todo_worker::settings::Cluster,
+    seed: &Seed,
+    file: Option<&ImportFile>,
+) -> Result<(), Failure> {
+    let begun_us = clock::tick_us();
+    let target = ClusterSeed::begin(cluster, seed.append).await?;
+    let there = target.count().await?;
+    let count = match file {
+        None => target.append(SampleTodos::new(fastrand::u64(..), seed.count, target.now_ms().await?)).await?,
+        Some(file) => target.append(file.commands()?).await?,
+    };
+    target.wait_until_applied(|what| eprintln!("todo-server: {what}")).await?;
+    let now = target.count().await?;
+    println!("{}; the cluster holds {now}", done(count, file, now.saturating_sub(there), begun_us));
+    Ok(())
+}
+
+/// How a seeding has ended.
+fn done(count: u64, file: Option<&ImportFile>, new: u64, begun_us: u64) -> String {
+    let took_ms = (clock::tick_us() - begun_us) / 1_000;
+    match file {
+        None => format!("{count} sample todos added in {took_ms} ms"),
+        Some(_) => format!("{count} todos read, {new} of them new, in {took_ms} ms"),
+    }
+}
+
+fn export(settings: &Settings) -> Result<(), Failure> {
+    let count = match settings.connections.cluster()? {
+        None => export::from_file(&settings.data_file, std::io::stdout().lock())?,
+        Some(cluster) => runtime()?.block_on(export::from_cluster(&cluster, std::io::stdout()))?,
+    };
+    tracing::info!(count, "exported");
+    Ok(())
+}
+
+fn runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 fn token(settings: &Settings, subject: &str, ttl_seconds: u64) -> Result<(), Failure> {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -34,7 +35,7 @@ use crate::counters::ShardCounters;
 use crate::http::bearer::Keys;
 use crate::http::site::Rules;
 use crate::limits::{STORE_CONNECTIONS_MAX, STORE_READERS};
-use crate::settings::{Accept, Settings, SettingsError};
+use crate::settings::{Accept, DATA_FILE_DEFAULT, SEED_TODOS_DEFAULT, Settings, SettingsError};
 use crate::shard::io::{Driver, probe_driver};
 use crate::shard::{self, Clocks, ShardStart};
 use crate::snapshot::{Builder, Snapshot};
@@ -114,16 +115,8 @@ pub fn run(settings: &Settings) -> Result<(), ServeError> {
         None => Backing::file(settings, window)?,
         Some(cluster) => Backing::cluster(settings, cluster)?,
     };
-    let summary = summary(
-        settings,
-        &listeners,
-        accept,
-        &cores,
-        (driver, refusal.as_ref()),
-        connections_max,
-        descriptors,
-        &backing,
-    );
+    let summary =
+        summary(&listeners, accept, &cores, (driver, refusal.as_ref()), connections_max, descriptors, &backing);
     let process = Process { settings, secret: &secret, accept, cores, driver, connections_max, window };
     process.serve(listeners, backing, &summary)
 }
@@ -170,7 +163,7 @@ impl Backing {
 
     /// Looks at the addresses of the services; connects to none yet.
     fn cluster(settings: &Settings, cluster: &settings::Cluster) -> Result<Backing, ServeError> {
-        if std::env::var_os("DATA_FILE").is_some() || std::env::var_os("SEED_TODOS").is_some() {
+        if settings.data_file != Path::new(DATA_FILE_DEFAULT) || settings.seed_todos != SEED_TODOS_DEFAULT {
             tracing::info!("DATA_FILE and SEED_TODOS are ignored: the todos are those of the cluster");
         }
         let database = Database::new(&cluster.database, STORE_CONNECTIONS_MAX)?;
@@ -383,9 +376,7 @@ fn load(reader: &mut SqliteReader, window: Window) -> Result<Snapshot, StoreErro
 }
 
 /// The block that start-up prints.
-#[expect(clippy::too_many_arguments, reason = "it says everything at once")]
 fn summary(
-    settings: &Settings,
     listeners: &Listeners,
     accept: Accept,
     cores: &Cores,

@@ -10,7 +10,8 @@ use todo_worker::settings::{Connections, Secret, secret};
 
 use crate::limits::{
     BODY_TIMEOUT, DRAIN_TIMEOUT_MS_DEFAULT, HEAD_TIMEOUT, IDLE_TIMEOUT, LIST_LIMIT_MAX, PROGRESS_TIMEOUT,
-    REFRESH_MS_DEFAULT, SECRET_BYTES_MIN, SHARDS_MAX, SNAPSHOT_BYTES_MAX_DEFAULT, SNAPSHOT_TODOS_MAX_DEFAULT,
+    REFRESH_MS_DEFAULT, SECRET_BYTES_MIN, SHARDS_MAX, SNAPSHOT_BYTES_MAX_DEFAULT, SNAPSHOT_BYTES_MIN,
+    SNAPSHOT_TODOS_MAX_DEFAULT,
 };
 
 /// A Todo API that answers reads at the speed of the network stack and loses no write.
@@ -43,15 +44,20 @@ pub const VERSION: &str =
 pub enum Command {
     /// Serve (the default)
     Serve,
-    /// Fill the store with sample todos
+    /// Fill the store with sample todos, or with those of a file
     Seed {
         /// How many
-        #[arg(long, default_value_t = SEED_TODOS_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+        #[arg(long, default_value_t = SEED_TODOS_DEFAULT, conflicts_with = "from", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
         count: u64,
+        /// Take the todos of this file instead, one JSON object a line, as `export` writes them
+        #[arg(long, value_name = "FILE.ndjson")]
+        from: Option<PathBuf>,
         /// Add them to the todos that are there already
         #[arg(long)]
         append: bool,
     },
+    /// Print every todo on standard output, one JSON object a line, as of one moment; a server may be running
+    Export,
     /// Print a token for writes, and nothing else, on standard output
     Token {
         /// Who it is for: the token's `sub`, 1 to 256 bytes
@@ -63,6 +69,8 @@ pub enum Command {
     },
 }
 
+/// Default of `DATA_FILE`.
+pub const DATA_FILE_DEFAULT: &str = "./todos.db";
 /// Default of `SEED_TODOS`.
 pub const SEED_TODOS_DEFAULT: u64 = 10_000;
 
@@ -99,7 +107,7 @@ pub struct Settings {
     pub accept: Option<Accept>,
 
     /// The SQLite file that holds the todos
-    #[arg(long, env, global = true, default_value = "./todos.db", value_name = "FILE")]
+    #[arg(long, env, global = true, default_value = DATA_FILE_DEFAULT, value_name = "FILE")]
     pub data_file: PathBuf,
 
     /// Key of the HS256 tokens that writes need, at least 32 bytes [default: random, kept beside the data file]
@@ -123,7 +131,7 @@ pub struct Settings {
     pub snapshot_todos_max: u64,
 
     /// Bytes of JSON held in memory
-    #[arg(long, env, global = true, default_value_t = SNAPSHOT_BYTES_MAX_DEFAULT, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(65_536..))]
+    #[arg(long, env, global = true, default_value_t = SNAPSHOT_BYTES_MAX_DEFAULT, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(SNAPSHOT_BYTES_MIN..))]
     pub snapshot_bytes_max: u64,
 
     /// Largest limit that a list may ask for

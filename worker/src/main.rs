@@ -40,7 +40,8 @@ fn main() -> ExitCode {
 }
 
 fn start_logging(settings: &Settings) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&settings.log).map_err(|error| {
+    // The clients say much of what is only theirs; who wants to hear it says so after these.
+    let filter = EnvFilter::try_new(format!("rskafka=warn,fred=warn,{}", settings.log)).map_err(|error| {
         format!("LOG `{}` is no filter ({error}): use error, warn, info, debug or trace", settings.log)
     })?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();

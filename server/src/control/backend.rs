@@ -120,13 +120,14 @@ impl Backend {
                 for name in ["postgres", "redis", "kafka"] {
                     let is_away = readiness.away.iter().any(|(away, _)| *away == name);
                     let help = "1 while it does not answer";
-                    gauge(encoder, &format!("{name}_away"), help, f64::from(u8::from(is_away)))?;
+                    gauge(encoder, &format!("{name}_away"), help, u64::from(is_away))?;
                 }
-                let is_refusing = f64::from(u8::from(refused.borrow().is_some()));
+                let is_refusing = u64::from(refused.borrow().is_some());
                 gauge(encoder, "writes_refused", "1 while no writes are taken; /ready says why", is_refusing)?;
                 if let Some(as_of) = view.as_of {
                     let help = "Everything in the store so many seconds ago is served";
-                    gauge(encoder, "snapshot_age_seconds", help, as_of.elapsed().as_secs_f64())?;
+                    let age = encoder.encode_descriptor("snapshot_age_seconds", help, None, MetricType::Gauge)?;
+                    ConstGauge::new(as_of.elapsed().as_secs_f64()).encode(age)?;
                 }
                 let counts = view.counts;
                 counters(
@@ -147,17 +148,17 @@ impl Backend {
 }
 
 fn gauges(encoder: &mut DescriptorEncoder<'_>, writes: &Writes, position: u64, stored: u64) -> Result<(), fmt::Error> {
-    gauge(encoder, "store_position", "Log position that the store contains", stored as f64)?;
-    let behind = stored.saturating_sub(position) as f64;
+    gauge(encoder, "store_position", "Log position that the store contains", stored)?;
+    let behind = stored.saturating_sub(position);
     gauge(encoder, "snapshot_behind", "Positions in the store that the snapshot lacks", behind)?;
-    let waiting = writes.waiting_count() as f64;
+    let waiting = writes.waiting_count() as u64;
     gauge(encoder, "write_queue_commands", "Writes that wait for their outcome", waiting)?;
-    gauge(encoder, "write_queue_bytes", "Bytes of them", writes.waiting_bytes() as f64)
+    gauge(encoder, "write_queue_bytes", "Bytes of them", writes.waiting_bytes() as u64)
 }
 
-fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> Result<(), fmt::Error> {
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> Result<(), fmt::Error> {
     let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    ConstGauge::new(value).encode(metric)
+    ConstGauge::new(value.cast_signed()).encode(metric)
 }
 
 fn counters(encoder: &mut DescriptorEncoder<'_>, counters: &[(&str, &str, u64)]) -> Result<(), fmt::Error> {

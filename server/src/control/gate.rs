@@ -119,7 +119,9 @@ mod tests {
     async fn what_could_be_lost_is_not_taken() {
         let looked_at = Instant::now();
         let day = 24 * HOUR_MS;
-        let cases: [(&str, [u64; 2], u64, u64, u32, Option<&str>); 11] = [
+        /// Name; caught up at; the own clock; seconds since the look; configured partitions; what is said.
+        type Case = (&'static str, [u64; 2], u64, u64, u32, Option<&'static str>);
+        let cases: [Case; 11] = [
             ("all is well", [NOW_MS; 2], NOW_MS, 0, 2, None),
             ("a look of a while ago", [NOW_MS; 2], NOW_MS + 10_000, 10, 2, None),
             ("another count", [NOW_MS; 2], NOW_MS, 0, 3, Some("set it to 2")),

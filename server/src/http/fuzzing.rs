@@ -240,7 +240,7 @@ pub fn must_fail(data: &[u8]) {
 /// Runs each committed input of a target through it.
 #[cfg(test)]
 #[expect(clippy::disallowed_macros, reason = "what a test that fails shows")]
-pub(super) fn replay(target: &str, entry: fn(&[u8])) {
+pub(crate) fn replay(target: &str, entry: fn(&[u8])) {
     let directory = format!("{}/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
     let mut inputs_count = 0;
     for file in std::fs::read_dir(&directory).unwrap() {

@@ -15,6 +15,7 @@
 mod api;
 mod backpressure;
 mod closing;
+mod cluster;
 mod command_line;
 mod crash;
 mod deadlines;
@@ -24,5 +25,6 @@ mod harness;
 mod pipelining;
 mod start;
 mod store_trouble;
+mod transfer;
 mod visibility;
 mod writes;

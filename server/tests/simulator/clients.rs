@@ -132,9 +132,12 @@ pub async fn burst(world: World, servers: Servers, count: u64) {
     let mut waiting = Vec::new();
     for number in 0..count {
         let mut state = world.state();
-        let mut ids = std::iter::repeat_with(|| ItemId::from_parts(now_ms + number, state.random.u128(..)));
-        let id = ids.find(|id| partition_of(*id, PARTITIONS) == 0).expect("it goes on for ever");
-        drop(ids);
+        let id = loop {
+            let id = ItemId::from_parts(now_ms + number, state.random.u128(..));
+            if partition_of(id, PARTITIONS) == 0 {
+                break id;
+            }
+        };
         let title = format!("large {}", state.history.writes.len());
         let description = "\u{1}".repeat(10_000);
         let operation = Operation::Create(TodoFields { title, description, completed: false });

@@ -64,7 +64,7 @@ impl Broker {
     async fn pause(&self) {
         self.world.pause().await;
         if self.is_dead.load(Ordering::Relaxed) {
-            pending().await
+            pending::<()>().await;
         }
     }
 

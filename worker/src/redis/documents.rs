@@ -68,8 +68,8 @@ pub async fn run(documents: Documents, mut reader: impl StoreReader, redis: &Red
     }
 }
 
-/// Where documents are said to be from: KEYS[1] a store and the sum of its positions. The other keys are documents, with
-/// their JSON or nothing from ARGV[4] on. All is checked before anything is written.
+/// Where documents are said to be from: `KEYS[1]` a store and the sum of its positions. The other keys are documents, with
+/// their JSON or nothing from `ARGV[4]` on. All is checked before anything is written.
 const SCRIPT: &str = "
 local store, sum, ttl_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local stands = redis.call('GET', KEYS[1])

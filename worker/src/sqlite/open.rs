@@ -20,6 +20,12 @@ pub enum OpenError {
         /// The data file.
         path: PathBuf,
     },
+    /// It is not there.
+    #[error("there is no data file {}: set DATA_FILE to the one you mean", path.display())]
+    Missing {
+        /// The data file.
+        path: PathBuf,
+    },
     /// It is a directory, or something else that holds no bytes.
     #[error("{} is not a file: set DATA_FILE to a file's name", path.display())]
     NotAFile {
@@ -112,6 +118,19 @@ pub(super) fn open(path: &Path) -> Result<(PathBuf, Connection, Lock), OpenError
     let connection = connect(&path).map_err(|error| open_error(&path, &error))?;
     let schema = schema(&path, &connection)?;
     migrate(connection, schema).map_err(|error| open_error(&path, &error)).map(|connection| (path, connection, lock))
+}
+
+/// Checks a data file for reading only, be it beside the process that has it. Returns its real path.
+pub(super) fn check(path: &Path) -> Result<PathBuf, OpenError> {
+    let path = real_path(path)?;
+    if !path.exists() {
+        return Err(OpenError::Missing { path });
+    }
+    check_header(&path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(&path, flags).map_err(|error| open_error(&path, &error))?;
+    schema(&path, &connection)?;
+    Ok(path)
 }
 
 /// What SQLite's error means to whoever opens a file.

@@ -1,6 +1,7 @@
 //! Reads beside the writer: loading a snapshot, and what lies below it. Each is one read transaction, so the positions
 //! belong to the rows.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row as SqlRow, Transaction};
@@ -8,8 +9,8 @@ use todo_proto::id::ItemId;
 use todo_proto::todo::TodoFields;
 
 use crate::limits::BUSY_TIMEOUT;
-use crate::reads::{Below, Json, Loaded, Stand};
-use crate::sqlite::open::open_error;
+use crate::reads::{Below, Exported, Json, Loaded, Stand};
+use crate::sqlite::open::{check, open_error};
 use crate::sqlite::{OpenError, number, store_error};
 use crate::traits::StoreError;
 
@@ -21,6 +22,11 @@ pub struct SqliteReader {
 const COLUMNS: &str = "id, updated_at, completed, title, description";
 
 impl SqliteReader {
+    /// Reads a data file beside the process that has it.
+    pub fn open_beside(path: &Path) -> Result<Self, OpenError> {
+        Self::open(&check(path)?)
+    }
+
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let open = || {
@@ -64,6 +70,27 @@ impl SqliteReader {
                 Ok(json.into_boxed_slice())
             });
             Ok((stand(transaction)?, json.optional()?))
+        })
+    }
+
+    /// Streams every todo, newest first, as of one moment, while another process may write. Ends early when `take` breaks.
+    /// Returns how many it gave.
+    pub fn export(&mut self, mut take: impl FnMut(&Exported<'_>) -> ControlFlow<()>) -> Result<u64, StoreError> {
+        self.in_transaction(|transaction| {
+            let sql = format!("SELECT {COLUMNS}, born FROM todos WHERE deleted = 0 ORDER BY id DESC");
+            let mut statement = transaction.prepare(&sql)?;
+            let mut rows = statement.query([])?;
+            let mut count = 0;
+            while let Some(row) = rows.next()? {
+                let born = row.get::<_, Option<i64>>(5)?.map(number);
+                let updated_at_ms = number(row.get(1)?);
+                let todo = Exported { id: ItemId::from_bytes(row.get(0)?), fields: fields(row)?, updated_at_ms, born };
+                count += 1;
+                if take(&todo).is_break() {
+                    break;
+                }
+            }
+            Ok(count)
         })
     }
 
@@ -148,8 +175,11 @@ fn walk(
 
 fn write_json(row: &SqlRow<'_>, json: &mut Vec<u8>) -> rusqlite::Result<ItemId> {
     let id = ItemId::from_bytes(row.get(0)?);
-    let fields =
-        TodoFields { title: row.get_ref(3)?.as_str()?, description: row.get_ref(4)?.as_str()?, completed: row.get(2)? };
-    fields.write_json(json, id, number(row.get(1)?));
+    fields(row)?.write_json(json, id, number(row.get(1)?));
     Ok(id)
+}
+
+/// Of a row that begins with [`COLUMNS`].
+fn fields<'a>(row: &'a SqlRow<'_>) -> rusqlite::Result<TodoFields<&'a str>> {
+    Ok(TodoFields { title: row.get_ref(3)?.as_str()?, description: row.get_ref(4)?.as_str()?, completed: row.get(2)? })
 }

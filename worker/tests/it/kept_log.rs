@@ -23,6 +23,10 @@ pub struct MemoryLog {
     entries: Vec<Entry>,
     earliest: u64,
     next: u64,
+    /// Where it ends the next times that somebody asks: it grows.
+    ends: VecDeque<u64>,
+    /// At its end it is away once, and then it has these entries.
+    becomes: Option<Vec<Entry>>,
 }
 
 impl MemoryLog {
@@ -34,7 +38,13 @@ impl MemoryLog {
 
     fn of_records(records: Vec<Record>) -> Self {
         let entry = |(offset, record)| Entry { offset, record: Ok(record) };
-        Self { entries: (0..).zip(records).map(entry).collect(), earliest: 0, next: 0 }
+        Self {
+            entries: (0..).zip(records).map(entry).collect(),
+            earliest: 0,
+            next: 0,
+            ends: VecDeque::new(),
+            becomes: None,
+        }
     }
 }
 
@@ -42,7 +52,8 @@ impl CommandLog for MemoryLog {
     const KEEPS: bool = true;
 
     async fn extent(&mut self) -> Result<Extent, LogError> {
-        Ok(Extent { earliest: self.earliest, end: self.entries.last().map_or(0, |entry| entry.offset + 1) })
+        let end = self.ends.pop_front().unwrap_or_else(|| self.entries.last().map_or(0, |entry| entry.offset + 1));
+        Ok(Extent { earliest: self.earliest, end })
     }
 
     async fn seek(&mut self, offset: u64) -> Result<(), LogError> {
@@ -54,6 +65,10 @@ impl CommandLog for MemoryLog {
         let fetched: Vec<Entry> =
             self.entries.iter().filter(|entry| entry.offset >= self.next).take(3).cloned().collect();
         self.next = fetched.last().map_or(self.next, |entry| entry.offset + 1);
+        if let Some(entries) = self.becomes.take_if(|_| fetched.is_empty()) {
+            self.entries = entries;
+            return Err(LogError::Unavailable("it was deleted".into()));
+        }
         Ok(Some(fetched).filter(|entries| !entries.is_empty()))
     }
 
@@ -254,4 +269,89 @@ async fn stopping_does_not_wait_for_the_store() {
     status.wait_for(|status| status.failures > 0).await.unwrap();
     stop.send(true).unwrap();
     assert!(finished.recv().await.unwrap() > 900);
+}
+
+/// What happens beside a loop, once, the next time it calls the store.
+enum Beside {
+    /// Another owner applies the next entry while this one notes how far it has caught up.
+    AppliesNext(Entry),
+    /// A human adopts a topic made anew, which has grown to where the old one stood, before a batch begins.
+    AdoptsTopic,
+}
+
+/// A store that somebody else uses too.
+struct SharedStore {
+    store: SqliteStore,
+    beside: Option<Beside>,
+}
+
+impl TodoStore for SharedStore {
+    async fn partition(&mut self, part: u32) -> Result<Partition, StoreError> {
+        self.store.partition(part).await
+    }
+
+    async fn begin(&mut self, part: u32, from: u64, named: Named) -> Result<Begun, StoreError> {
+        let mut begun = self.store.begin(part, from, named).await?;
+        if self.beside.take_if(|beside| matches!(beside, Beside::AdoptsTopic)).is_some() {
+            begun.partition.base += 100;
+        }
+        Ok(begun)
+    }
+
+    async fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
+        self.store.commit(batch).await
+    }
+
+    async fn now_ms(&mut self) -> Result<u64, StoreError> {
+        self.store.now_ms().await
+    }
+
+    async fn catch_up(&mut self, part: u32, next_offset: u64, now_ms: u64) -> Result<CaughtUp, StoreError> {
+        if let Some(Beside::AppliesNext(entry)) = self.beside.take_if(|beside| matches!(beside, Beside::AppliesNext(_)))
+        {
+            assert_eq!(entry.offset, next_offset);
+            let entries = [entry];
+            let begun = self.store.begin(part, next_offset, Named::by(&entries)).await?;
+            let folded = todo_proto::fold::fold(&begun.partition, begun.rows, &begun.producers, &entries);
+            self.store.commit(folded.batch).await?;
+        }
+        self.store.catch_up(part, next_offset, now_ms).await
+    }
+}
+
+/// A loop that met another owner while it noted how far it had caught up fetched on from where it had been, and folded the
+/// other one's entries again.
+#[tokio::test]
+async fn an_owner_met_while_catching_up_is_not_overlooked() {
+    let home = Home::new();
+    let log = MemoryLog { ends: [9, 9].into(), ..MemoryLog::new(creates(12)) };
+    let beside = Some(Beside::AppliesNext(log.entries[9].clone()));
+    let (store, status, published) = run(log, SharedStore { store: home.open(), beside }).await;
+    assert_eq!((status.writing, status.position, status.failures), (Writing::Open, 12, 1));
+    assert_eq!(published, [(0, 3), (3, 6), (6, 9), (10, 12)], "the other owner has published the tenth");
+    assert_eq!(store.store.reader().unwrap().count().unwrap(), 12);
+}
+
+/// A topic that is deleted and made anew shows itself to a loop that runs by an error like any other, and may have grown past
+/// the old one when it answers again.
+#[tokio::test]
+async fn a_log_that_was_away_is_compared_again() {
+    let home = Home::new();
+    let after = (0..9).map(|number| create(number, "other")).collect();
+    let log = MemoryLog { becomes: Some(MemoryLog::new(after).entries), ..MemoryLog::new(creates(3)) };
+    let (mut store, status, published) = run(log, home.open()).await;
+    assert!(matches!(&status.writing, Writing::Ended(why) if why.contains("adopt it")), "{status:?}");
+    assert_eq!(published, [(0, 3)]);
+    assert_eq!(store.partition(0).await.unwrap().next_offset, 3);
+}
+
+/// What was fetched from the old topic is not written at the same offset of the one that was adopted meanwhile.
+#[tokio::test]
+async fn a_batch_of_the_topic_before_is_not_written() {
+    let home = Home::new();
+    let store = SharedStore { store: home.open(), beside: Some(Beside::AdoptsTopic) };
+    let (mut store, status, published) = run(MemoryLog::new(creates(4)), store).await;
+    assert_eq!((status.writing, status.failures), (Writing::Open, 1));
+    assert_eq!(published, [(0, 3), (3, 4)], "read again, and then all of it");
+    assert_eq!(store.partition(0).await.unwrap().base, 0);
 }

@@ -151,12 +151,11 @@ pub fn delete(number: u32) -> TodoCommand {
     command(id(number), Operation::Delete)
 }
 
-/// Numbers from the partition's offset on, so that none is a ghost.
+/// Numbers from the partition's position on, so that none is a ghost.
 pub fn entries(partition: &Partition, commands: Vec<TodoCommand>) -> Vec<Entry> {
-    let offsets = partition.next_offset..;
-    let entry =
-        |(offset, command)| Entry { offset, record: Ok(Record { producer: [1; 16], number: offset + 1, command }) };
-    offsets.zip(commands).map(entry).collect()
+    let numbers = partition.position() + 1..;
+    let records = numbers.zip(commands).map(|(number, command)| Record { producer: [1; 16], number, command });
+    (partition.next_offset..).zip(records).map(|(offset, record)| Entry { offset, record: Ok(record) }).collect()
 }
 
 /// All of them acknowledged, in this order.

@@ -68,8 +68,8 @@ where
     let begun = Instant::now();
     let mut follow = Follow::new(window, 0);
     let mut served = Served { view, awaited: VecDeque::new(), snapshot: None, last: None };
-    let (mut looking, mut loading): (Option<Answer<Asked>>, Option<Answer<Result<Snapshot, StoreError>>>) =
-        (None, None);
+    let mut looking: Option<Answer<Asked>> = None;
+    let mut loading: Option<Answer<Result<Snapshot, StoreError>>> = None;
     let (mut look_at, mut load_at, mut looked_at) = (begun, begun, begun);
     loop {
         if loading.is_none() && follow.wants_load() && load_at <= Instant::now() {

@@ -22,7 +22,12 @@
 //! 5. Another store's id means another store: nothing of the old one is compared with it.
 
 pub mod drive;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod replica;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

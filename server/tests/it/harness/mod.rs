@@ -1,6 +1,7 @@
 //! What every test needs: a server of its own, and clients that believe nothing.
 
 mod client;
+mod cluster;
 mod requests;
 mod server;
 
@@ -8,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub use client::{Client, Response, Silence};
+pub use cluster::Cluster;
 pub use requests::{Todo, get, request, with_fields};
-pub use server::{Options, SECRET, Server, run};
+pub use server::{Options, SECRET, Server, run, run_with};
 
 /// How long anything may take that is to come; some ten times and more of what it takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -24,6 +24,7 @@ pub const SECRET: &str = "an HS256 secret that is for tests only";
 #[derive(Clone, Default)]
 pub struct Options {
     flags: Vec<OsString>,
+    variables: Vec<(&'static str, String)>,
     wrapper: Option<String>,
 }
 
@@ -61,6 +62,12 @@ impl Options {
         self
     }
 
+    /// One more environment variable.
+    pub fn variable(mut self, name: &'static str, value: impl ToString) -> Options {
+        self.variables.push((name, value.to_string()));
+        self
+    }
+
     /// Runs the server as what `shell` ends in, for limits that a process inherits: `ulimit -n 100; exec "$@"`.
     pub fn wrapped(mut self, shell: &str) -> Options {
         self.wrapper = Some(shell.to_owned());
@@ -93,6 +100,7 @@ impl Options {
             .arg("--data-file")
             .arg(data_file(folder))
             .args(&self.flags)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .env("DATA_FOLDER", folder)
             .stdin(Stdio::null());
         command
@@ -251,9 +259,20 @@ fn own_process(command: &mut Command) {
 
 /// Runs the binary to its end, which must come by itself, in `folder`.
 pub fn run(folder: &Path, arguments: &[&str]) -> Output {
+    run_with(folder, arguments, &[])
+}
+
+/// As [`run`], with environment variables.
+pub fn run_with(folder: &Path, arguments: &[&str], variables: &[(&'static str, String)]) -> Output {
     let mut command = Command::new(binary());
     own_process(&mut command);
-    command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .envs(variables.iter().map(|(name, value)| (name, value)))
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().expect("the binary runs");
     let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
     let status = exit_of(&mut child);
