@@ -41,7 +41,7 @@ pub fn topic_at(brokers: &str, partitions: u32) -> KafkaSettings {
 /// An appender and where its outcomes come out. A ticket is the number of its command.
 pub struct Appends {
     pub appender: Appender<u32>,
-    pub appending: Appending<u32>,
+    appending: Appending<u32>,
     outcomes: mpsc::UnboundedReceiver<Vec<(u32, Outcome)>>,
 }
 
@@ -80,6 +80,17 @@ impl Appends {
     pub fn append(&self, first: u32, commands: impl IntoIterator<Item = TodoCommand>) {
         let group = commands.into_iter().zip(first..).collect();
         self.appender.try_append(group).map_err(|(error, _)| error).unwrap();
+    }
+
+    /// Takes nothing new, and returns every outcome that has not been taken, in the order of tickets.
+    pub async fn finish(mut self) -> Vec<(u32, Outcome)> {
+        self.appending.finish().await;
+        let mut settled = Vec::new();
+        while let Ok(more) = self.outcomes.try_recv() {
+            settled.extend(more);
+        }
+        settled.sort_by_key(|(ticket, _)| *ticket);
+        settled
     }
 
     /// The next `count` outcomes, in the order of tickets.

@@ -60,9 +60,10 @@ impl History {
         outcomes.into_iter().map(|(_, outcome)| outcome).collect()
     }
 
+    /// So many that every partition has some.
     async fn append_until_acknowledged(&mut self) {
         let begun = Instant::now();
-        while self.append(10).await != [Outcome::Acknowledged; 10] {
+        while self.append(50).await != [Outcome::Acknowledged; 50] {
             assert!(begun.elapsed() < PATIENCE, "writes are not taken again");
             sleep(Duration::from_millis(50)).await;
         }
