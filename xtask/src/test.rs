@@ -99,6 +99,7 @@ fn socket_tests(programs: &Programs, services: &Services, settings: &[(&str, &st
     let mut tests = command(program, &[]);
     let package = root().join("server");
     tests.current_dir(&package).env("CARGO_MANIFEST_DIR", &package).envs(settings.iter().copied());
-    tests.envs(variables(services)?);
+    // What runs over the services is the control plane's, and the same in every mode.
+    tests.args(["--skip", "cluster::"]).envs(variables(services)?);
     libtest::run(&mut tests)
 }
