@@ -1,7 +1,7 @@
 //! `cargo xtask ...`: the project's own commands, the same on a desk and in CI.
 //!
 //! - `test`: everything deterministic, one named step after another (`test`), from what each check is made of:
-//!   `imports`, `licences`, `links`, `sanitizer`, `readme`, `openapi`.
+//!   `imports`, `licences`, `links`, `sanitizer`, `readme`, `openapi`, `manifests`.
 //! - `soak`: what needs time: fuzzing, kills under load, load (`soak`).
 //! - `stack`: Postgres, Redis and Kafka for development and for the tests (`stack`).
 //! - `demo`: servers and a worker over a stack (`cluster`), and what a write takes to be seen (`demo`).
@@ -21,6 +21,7 @@ mod imports;
 mod libtest;
 mod licences;
 mod links;
+mod manifests;
 mod openapi;
 mod readme;
 mod report;

@@ -6,7 +6,8 @@ use std::process::Command;
 use crate::command::{command, root, succeed, works};
 
 /// Pinned, so that a new release cannot break yesterday's commit.
-const OPENAPI_VALIDATOR: &str = "openapi-spec-validator==0.9.0";
+const PYTHON_PACKAGES: [&str; 3] =
+    ["openapi-spec-validator==0.9.0", "kubernetes-validate==1.37.0", "check-jsonschema==0.39.0"];
 const CARGO_FUZZ: &str = "0.13.2";
 
 /// Something to install.
@@ -36,20 +37,22 @@ pub const FOR_TEST: &[Tool] = &[
     },
     Tool {
         name: "python3 with venv (apt)",
-        purpose: "the OpenAPI check",
+        purpose: "the OpenAPI check and the manifests'",
         present: || works(&mut command("python3", &["-c", "import venv, ensurepip"])),
         install: || apt(&["python3", "python3-venv"]),
     },
     Tool {
-        name: "openapi-spec-validator 0.9.0 (PyPI, into target/xtask/python)",
-        purpose: "the OpenAPI check",
-        present: || works(&mut command(python(), &["-c", "import openapi_spec_validator, jsonschema, yaml"])),
+        name: "openapi-spec-validator, kubernetes-validate, check-jsonschema (PyPI, into target/xtask/python)",
+        purpose: "the checks of docs/openapi.yaml, k8s and compose.yaml",
+        present: || {
+            let imports = "import openapi_spec_validator, jsonschema, yaml, kubernetes_validate, check_jsonschema";
+            works(&mut command(python(), &["-c", imports]))
+        },
         install: || {
             let python = python();
-            vec![
-                command("python3", &["-m", "venv", "target/xtask/python"]),
-                command(python, &["-m", "pip", "install", "--quiet", OPENAPI_VALIDATOR]),
-            ]
+            let mut install = command(python, &["-m", "pip", "install", "--quiet"]);
+            install.args(PYTHON_PACKAGES);
+            vec![command("python3", &["-m", "venv", "target/xtask/python"]), install]
         },
     },
 ];
