@@ -13,22 +13,23 @@ use todo_server::transfer::export;
 use todo_server::transfer::seed::{ImportFile, import};
 use todo_server::transfer::seed_cluster::ClusterSeed;
 use todo_server::{clock, fill, serve};
+use todo_worker::logging;
 use todo_worker::sample::SampleTodos;
 use todo_worker::sqlite::SqliteStore;
 use tokio::runtime::Runtime;
-use tracing_subscriber::EnvFilter;
 
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
     abort_on_panic();
     let CommandLine { command, settings } = CommandLine::parse();
-    let done = start_logging(&settings).and_then(|()| match command.unwrap_or(Command::Serve) {
-        Command::Serve => serve::run(&settings).map_err(Failure::from),
-        Command::Seed { count, from, append } => seed(&settings, &Seed { count, from, append }),
-        Command::Export => export(&settings),
-        Command::Token { sub, ttl } => token(&settings, &sub, ttl),
-    });
+    let done =
+        logging::start(&settings.log).map_err(Failure::from).and_then(|()| match command.unwrap_or(Command::Serve) {
+            Command::Serve => serve::run(&settings).map_err(Failure::from),
+            Command::Seed { count, from, append } => seed(&settings, &Seed { count, from, append }),
+            Command::Export => export(&settings),
+            Command::Token { sub, ttl } => token(&settings, &sub, ttl),
+        });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -45,15 +46,6 @@ fn abort_on_panic() {
         report(panic);
         std::process::abort();
     }));
-}
-
-fn start_logging(settings: &Settings) -> Result<(), Failure> {
-    // The clients say much of what is only theirs; who wants to hear it says so after these.
-    let filter = EnvFilter::try_new(format!("rskafka=warn,fred=warn,{}", settings.log)).map_err(|error| {
-        format!("LOG `{}` is no filter ({error}): use error, warn, info, debug or trace", settings.log)
-    })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    Ok(())
 }
 
 /// What a store is to be seeded with.
