@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::command::{capture, cargo, command, root, succeed};
+use crate::command::{capture, command, root};
 use crate::http::Client;
 use crate::stack::Life;
 use crate::stack::service::{Launch, Service, free_ports};
@@ -20,11 +20,6 @@ pub struct Places {
     pub kafka: u16,
     pub postgres: u16,
     pub redis: u16,
-}
-
-/// Builds what a cluster runs.
-pub fn build() -> Result<(), String> {
-    succeed(&mut cargo(&["build", "--locked", "--release", "--package", "todo-server", "--package", "todo-worker"]))
 }
 
 /// Starts a server and waits until it is ready.
@@ -79,11 +74,23 @@ pub fn token() -> Result<String, String> {
 
 /// Waits until `/ready` of a service is 200.
 pub fn wait_until_ready(service: &Service) -> Result<(), String> {
+    wait_for(service, |_| true)
+}
+
+/// Waits until `/ready` of a server says that it takes writes: a worker has opened every partition and the server has
+/// seen it.
+pub fn wait_until_writing(server: &Service) -> Result<(), String> {
+    wait_for(server, |body| {
+        serde_json::from_slice::<serde_json::Value>(body).is_ok_and(|ready| ready["writes"] == true)
+    })
+}
+
+fn wait_for(service: &Service, is_well: impl Fn(&[u8]) -> bool) -> Result<(), String> {
     let deadline = Instant::now() + READY_TIMEOUT;
     loop {
         let ready = Client::connect(service.port()).and_then(|mut client| client.request("GET", "/ready", "", ""));
         match ready {
-            Ok(response) if response.status == 200 => return Ok(()),
+            Ok(response) if response.status == 200 && is_well(&response.body) => return Ok(()),
             Ok(response) if Instant::now() > deadline => {
                 return Err(format!("not ready: {}", String::from_utf8_lossy(&response.body)));
             }

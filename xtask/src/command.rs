@@ -24,9 +24,23 @@ pub fn command(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Comm
     command
 }
 
-/// The cargo that runs us, with `arguments`.
+/// The cargo that runs us, with `arguments`. Without what it says of us in the environment: build scripts that look at
+/// those variables would run again, and everything above them, each time somebody changes between `cargo build` and us.
 pub fn cargo(arguments: &[&str]) -> Command {
-    command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), arguments)
+    let mut cargo = command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), arguments);
+    for (name, _) in std::env::vars_os() {
+        let Some(text) = name.to_str() else { continue };
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"].iter().any(|of_us| text.starts_with(of_us)) {
+            cargo.env_remove(&name);
+        }
+    }
+    cargo
+}
+
+/// Builds every program of the workspace with the release profile. Always all of them: a choice of packages is a choice of
+/// their dependencies' features, and each choice builds those dependencies anew.
+pub fn build_release() -> Result<(), String> {
+    succeed(&mut cargo(&["build", "--locked", "--release", "--workspace"]))
 }
 
 /// Whether the program can be started and succeeds; what it prints is thrown away.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::cluster::{self, Places};
-use crate::command::scratch;
+use crate::command::{build_release, scratch};
 use crate::http::Client;
 use crate::stack::service::Service;
 use crate::stack::{Scoped, Security};
@@ -17,7 +17,7 @@ const GOALS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_m
 /// Runs it. `Ok(false)` when a write took longer than the goals; slower machines may.
 #[expect(clippy::print_stdout, reason = "it is what the command is for")]
 pub fn run() -> Result<bool, String> {
-    cluster::build()?;
+    build_release()?;
     let scoped = Scoped::start("demo-stack", Security::Open)?;
     let stack = &scoped.stack;
     let places = Places { kafka: stack.kafka.port(), postgres: stack.postgres.port(), redis: stack.redis.port() };
@@ -25,6 +25,7 @@ pub fn run() -> Result<bool, String> {
     let worker = Ended(cluster::start_worker("worker", &directory, &places)?);
     let writer = Ended(cluster::start_server("server-1", &directory, &places)?);
     let reader = Ended(cluster::start_server("server-2", &directory, &places)?);
+    cluster::wait_until_writing(&writer.0)?;
     println!("a stack, a worker (port {}) and two servers run", worker.0.port());
     println!(
         "{WRITES} times: POST at port {}, then GET at port {} until it is there",

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
-use crate::command::{cargo, command, root, scratch, succeed};
+use crate::command::{build_release, cargo, command, root, scratch, succeed};
 use crate::libtest;
 use crate::report::{Report, Tally};
 use crate::server::Server;
@@ -46,10 +46,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
         report.step(&format!("fuzz {target}"), || fuzz(target, seed, fuzz_seconds));
     }
     report.step("socket tests under AddressSanitizer", sanitizer::check_sockets);
-    report.step("release build", || {
-        succeed(&mut cargo(&["build", "--locked", "--release", "--package", "todo-server", "--package", "todo-bench"]))
-            .map(|()| Tally::ONE)
-    });
+    report.step("release build", || build_release().map(|()| Tally::ONE));
     report.step("kill -9 under write load", || kills((share_seconds / SECONDS_PER_KILL).max(1)));
     report.step("load", || load(share_seconds.max(1)));
     Ok(report.end())

@@ -1,6 +1,6 @@
 //! The write side of a process of its own: the apply loop over a file, and what becomes visible of it.
 
-use todo_worker::apply::{self, Status};
+use todo_worker::apply::{self, Status, Writing};
 use todo_worker::channel::{ChannelFeed, ChannelLog, Published};
 use todo_worker::sqlite::{SqliteReader, SqliteStore};
 use tokio::sync::{mpsc, watch};
@@ -36,13 +36,19 @@ pub struct Applying {
 }
 
 impl Embedded {
-    /// Begins to apply, to follow and to answer, on the current runtime.
+    /// Begins to apply, to follow and to answer, on the current runtime. The first answer waits until the loop knows
+    /// whether it can write, so that nobody who asks `/ready` in the first millisecond hears of a store being opened.
     pub fn begin(self, answering: Answering) -> Applying {
         let (stop, stopped) = watch::channel(false);
+        let mut opened = self.status.subscribe();
         let apply_loop = tokio::spawn(apply::run(0, self.log, self.store, self.feed, self.status, stopped));
         tokio::spawn(self.follower.run(self.published));
         let readers = self.readers.into_iter().map(FileReader::new).collect();
-        tokio::spawn(answering.run(Reads::new(readers, None, watch::Sender::default())));
+        tokio::spawn(async move {
+            // A loop that is gone is past opening too; its end is the control plane's to see.
+            let _ = opened.wait_for(|status| status.writing != Writing::Opening).await;
+            answering.run(Reads::new(readers, None, watch::Sender::default())).await;
+        });
         Applying { stop, apply_loop }
     }
 }

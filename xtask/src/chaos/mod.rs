@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use crate::cluster;
+use crate::command::build_release;
 use arena::Arena;
 use fault::Fault;
 use history::Todo;
@@ -51,7 +51,7 @@ pub struct Arguments {
 
 /// Runs the rounds. `Ok(false)` when a promise was broken.
 pub fn run(arguments: &Arguments) -> Result<bool, String> {
-    cluster::build()?;
+    build_release()?;
     rounds(arguments.rounds, arguments.seed.unwrap_or_else(|| fastrand::u64(..)))
 }
 
