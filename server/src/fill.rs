@@ -1,6 +1,6 @@
 //! Sample todos for a store: appended and applied like any other write.
 
-use todo_proto::command::ProducerId;
+use todo_worker::producer::new_producer;
 use todo_worker::sample::SampleTodos;
 use todo_worker::sqlite::SqliteStore;
 
@@ -15,11 +15,6 @@ pub enum FillError {
     /// No runtime.
     #[error("a runtime cannot be started ({0}): the system is short of memory or descriptors")]
     System(#[from] std::io::Error),
-}
-
-/// A producer's name, new for every process and log.
-pub fn new_producer() -> ProducerId {
-    fastrand::u128(..).to_le_bytes()
 }
 
 /// Fills `store` with `count` varied todos, the newest made now. Gives the store back.

@@ -13,6 +13,7 @@ use todo_worker::apply::Status;
 use todo_worker::channel::{self, QueueBounds};
 use todo_worker::kafka::{Kafka, append};
 use todo_worker::postgres::{self, Database};
+use todo_worker::producer::new_producer;
 use todo_worker::redis::{Redis, RedisError};
 use todo_worker::settings;
 use todo_worker::sqlite::{OpenError, SqliteReader, SqliteStore};
@@ -129,6 +130,8 @@ struct Backing {
     store_line: String,
     /// What start-up says of the todos.
     todos_line: String,
+    /// What a write survives that was answered 202.
+    survives_line: &'static str,
     services: Services,
 }
 
@@ -156,6 +159,7 @@ impl Backing {
         Ok(Backing {
             store_line: format!("SQLite, {path}"),
             todos_line: format!("{} in memory, {took_ms} ms{older}{seeded}", snapshot.items_count()),
+            survives_line: "a killed process, and a power cut: the file is synced first",
             snapshot,
             services: Services::File { store, readers },
         })
@@ -180,6 +184,11 @@ impl Backing {
                 cluster.kafka.brokers.join(" ")
             ),
             todos_line: format!("the newest {newest} are being loaded; GET /ready says when"),
+            survives_line: match cluster.kafka.brokers.len() {
+                1 => "a killed process, not a lost machine: KAFKA_BROKERS names one broker",
+                // How many copies a topic has is not something that the client library tells.
+                _ => "a killed process, and a lost machine where the topic has 3 copies and min.insync.replicas=2",
+            },
             services: Services::Cluster { database, kafka, redis, configured },
         })
     }
@@ -300,7 +309,7 @@ impl Process<'_> {
     }
 
     fn join(&self, services: Services, sink: channel::Sink<Ticket>, serving: Serving) -> Joined {
-        let producer = fill::new_producer();
+        let producer = new_producer();
         let window = self.window;
         let refresh = Duration::from_millis(self.settings.refresh_ms);
         match services {
@@ -405,6 +414,7 @@ fn summary(
     line("store", &backing.store_line);
     line("todos", &backing.todos_line);
     line("descriptors", &format!("{descriptors}, so {connections_max} connections a shard"));
+    line("a 202", &format!("survives {}", backing.survives_line));
     line("writes", "need a token: todo-server token --sub NAME");
     let first = addresses.first().map_or("", String::as_str);
     line("try", &format!("curl '{first}{}?limit=10'", todo_proto::names::ROUTE));

@@ -9,6 +9,7 @@
 //! - [`postgres`]: the store of a cluster, its reads, leases and dead letters
 //! - [`redis`]: the fast path of a cluster, and documents for everybody else
 //! - [`reads`]: what a snapshot reads of a store
+//! - [`producer`]: the name of a process in a log
 //! - [`messages`]: the fast path from publishers to followers
 //! - [`publish`]: gathers changes and sends them as messages
 //! - [`command_line`]: what the worker is told
@@ -32,6 +33,7 @@ pub mod limits;
 pub mod logging;
 pub mod messages;
 pub mod postgres;
+pub mod producer;
 pub mod publish;
 pub mod reads;
 pub mod redis;

@@ -8,9 +8,23 @@ use todo_proto::todo::TodoFields;
 
 use crate::traits::StoreError;
 
-/// Reads a store. Every call sees one moment of it, so positions belong to the rows they come with. Dropping a future
-/// loses nothing but its answer.
-pub trait StoreReader: Send {
+/// Reads what a snapshot has no room for. Every call sees one moment of the store, so positions belong to the rows they come
+/// with. Dropping a future loses nothing but its answer.
+pub trait OlderReader: Send {
+    /// The todos below `before`, newest first, with the bounds of [`StoreReader::load`].
+    fn read_below(
+        &mut self,
+        before: ItemId,
+        todos_max: usize,
+        json_bytes_max: usize,
+    ) -> impl Future<Output = Result<Below, StoreError>> + Send;
+
+    /// One todo's JSON; `None` when there is none of this id.
+    fn read_one(&mut self, id: ItemId) -> impl Future<Output = Result<(Stand, Option<Json>), StoreError>> + Send;
+}
+
+/// Reads a store as whoever keeps a snapshot of it has to; with the promises of [`OlderReader`].
+pub trait StoreReader: OlderReader {
     /// Streams the newest todos, newest first, each with its JSON, until there are `todos_max` of them or the next would
     /// pass `json_bytes_max`. Holds no more than a few at a time.
     fn load(
@@ -25,17 +39,6 @@ pub trait StoreReader: Send {
 
     /// What has changed in partition `part` above position `above`.
     fn repair(&mut self, part: u32, above: u64) -> impl Future<Output = Result<Repair, StoreError>> + Send;
-
-    /// The todos below `before`, newest first, with the bounds of [`load`](Self::load).
-    fn read_below(
-        &mut self,
-        before: ItemId,
-        todos_max: usize,
-        json_bytes_max: usize,
-    ) -> impl Future<Output = Result<Below, StoreError>> + Send;
-
-    /// One todo's JSON; `None` when there is none of this id.
-    fn read_one(&mut self, id: ItemId) -> impl Future<Output = Result<(Stand, Option<Json>), StoreError>> + Send;
 }
 
 /// A todo's JSON.

@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: what needs time. Half of it goes to fuzzing, a quarter each to kills and to load.
+//! `cargo xtask soak`: what needs time. Half of it goes to fuzzing, an eighth to kills, a quarter to chaos, an eighth to load.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,14 +9,16 @@ use crate::command::{build_release, cargo, command, root, scratch, succeed};
 use crate::libtest;
 use crate::report::{Report, Tally};
 use crate::server::Server;
-use crate::{sanitizer, tools};
+use crate::{chaos, sanitizer, tools};
 
-const FUZZ_TARGETS: &[&str] = &["head", "chunked", "connection", "json", "jwt"];
+const FUZZ_TARGETS: &[&str] = &["head", "chunked", "connection", "json", "jwt", "messages"];
 /// A target with a planted fault: when the fuzzer does not find it, the other targets prove nothing.
 const FUZZ_PROOF: &str = "must_fail";
 const FUZZ_PROOF_SECONDS: u32 = 60;
 /// One start, a second of writes, kill, restart and look: some three seconds.
 const SECONDS_PER_KILL: u32 = 3;
+/// Traffic, a fault, its mending, and until all agree: some five seconds on an idle machine.
+const SECONDS_PER_FAULT: u32 = 5;
 
 /// How long, and with which numbers.
 #[derive(Args)]
@@ -36,9 +38,9 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
     println!("cargo xtask soak --minutes {} --seed {seed}", arguments.minutes);
     tools::install(&tools::list(tools::FOR_SOAK))?;
 
-    let share_seconds = arguments.minutes * 60 / 4;
+    let share_seconds = arguments.minutes * 60 / 8;
     let targets_count = u32::try_from(FUZZ_TARGETS.len()).map_err(|error| error.to_string())?;
-    let fuzz_seconds = (2 * share_seconds / targets_count).max(1);
+    let fuzz_seconds = (4 * share_seconds / targets_count).max(1);
     let mut report = Report::default();
     report.step("fuzz targets: build", build_fuzz_targets);
     report.step("fuzzing finds a planted fault", || prove_fuzzing(seed));
@@ -48,6 +50,10 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
     report.step("socket tests under AddressSanitizer", sanitizer::check_sockets);
     report.step("release build", || build_release().map(|()| Tally::ONE));
     report.step("kill -9 under write load", || kills((share_seconds / SECONDS_PER_KILL).max(1)));
+    report.step("chaos", || {
+        let is_well = chaos::rounds((2 * share_seconds / SECONDS_PER_FAULT).max(1), u64::from(seed))?;
+        if is_well { Ok(Tally::ONE) } else { Err("a promise was broken".to_owned()) }
+    });
     report.step("load", || load(share_seconds.max(1)));
     Ok(report.end())
 }

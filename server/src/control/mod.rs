@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use todo_worker::postgres::OpenError;
+use todo_worker::reads::OlderReader;
 use todo_worker::sqlite::SqliteStore;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,7 +36,7 @@ use crate::bridge::{Message, Request, Requests, ToShard};
 use crate::control::cluster::{Cluster, Following};
 use crate::control::embedded::{Applying, Embedded};
 use crate::control::pages::Pages;
-use crate::control::reads::{OlderReader, Reads};
+use crate::control::reads::Reads;
 use crate::counters::{Count, ShardCounters};
 use crate::http::connection::DeferredAnswer;
 use crate::http::reject::Reject;
@@ -190,7 +191,7 @@ pub struct Answering {
 
 impl Answering {
     /// Answers what shards ask, each request beside the others, a bounded number at once.
-    pub async fn run<R: OlderReader>(self, reads: Reads<R>) {
+    pub async fn run<R: OlderReader + 'static>(self, reads: Reads<R>) {
         let Answering { mut requests, to_shards, pages } = self;
         let reads = Arc::new(reads);
         let places = Arc::new(Semaphore::new(CONTROL_REQUESTS_MAX));

@@ -1,12 +1,11 @@
 //! Reads below the snapshot's floor: from the store, a few at a time, in turn, each within a second.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use todo_proto::id::ItemId;
-use todo_worker::reads::{Below, Json, Stand, StoreReader};
+use todo_worker::reads::{Below, Json, OlderReader, Stand};
 use todo_worker::sqlite::SqliteReader;
 use todo_worker::traits::StoreError;
 use tokio::sync::{Mutex, watch};
@@ -27,20 +26,6 @@ pub struct Reads<R> {
     /// What is known of a store in another process.
     view: Option<watch::Receiver<View>>,
     shown: watch::Sender<Shown>,
-}
-
-/// Reads what no snapshot holds. Dropping a future loses nothing but its answer.
-pub trait OlderReader: Send + 'static {
-    /// The todos below `before`, newest first.
-    fn read_below(
-        &mut self,
-        before: ItemId,
-        todos_max: usize,
-        json_bytes_max: usize,
-    ) -> impl Future<Output = Result<Below, StoreError>> + Send;
-
-    /// One todo's JSON; `None` when there is none of this id.
-    fn read_one(&mut self, id: ItemId) -> impl Future<Output = Result<(Stand, Option<Json>), StoreError>> + Send;
 }
 
 /// Reads a file, on a thread that may block.
@@ -143,21 +128,6 @@ impl OlderReader for FileReader {
 
     async fn read_one(&mut self, id: ItemId) -> Result<(Stand, Option<Json>), StoreError> {
         self.blocking(move |reader| reader.read_one(id)).await
-    }
-}
-
-impl<R: StoreReader + 'static> OlderReader for R {
-    async fn read_below(
-        &mut self,
-        before: ItemId,
-        todos_max: usize,
-        json_bytes_max: usize,
-    ) -> Result<Below, StoreError> {
-        StoreReader::read_below(self, before, todos_max, json_bytes_max).await
-    }
-
-    async fn read_one(&mut self, id: ItemId) -> Result<(Stand, Option<Json>), StoreError> {
-        StoreReader::read_one(self, id).await
     }
 }
 

@@ -5,11 +5,12 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use todo_proto::command::TodoCommand;
+use todo_worker::producer::new_producer;
 use todo_worker::sqlite::SqliteStore;
 
 use super::line::read_line;
 use crate::clock;
-use crate::fill::{self, FillError};
+use crate::fill::FillError;
 use crate::limits::IMPORT_LINE_BYTES_MAX;
 
 /// A file that cannot be imported.
@@ -78,7 +79,7 @@ impl ImportFile {
 pub fn import(store: SqliteStore, file: &ImportFile) -> Result<(SqliteStore, u64), ImportError> {
     let commands = file.commands()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(FillError::from)?;
-    let (store, filled) = runtime.block_on(todo_worker::fill::fill(store, fill::new_producer(), commands));
+    let (store, filled) = runtime.block_on(todo_worker::fill::fill(store, new_producer(), commands));
     Ok((store, filled.map_err(FillError::from)?))
 }
 

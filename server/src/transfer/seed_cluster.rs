@@ -8,6 +8,7 @@ use todo_proto::command::TodoCommand;
 use todo_worker::kafka::append::{self, Appender};
 use todo_worker::kafka::{Appending, Kafka, KafkaError};
 use todo_worker::postgres::{Database, OpenError};
+use todo_worker::producer::new_producer;
 use todo_worker::reads::StoreReader;
 use todo_worker::settings::Cluster;
 use todo_worker::tls::TlsError;
@@ -15,7 +16,6 @@ use todo_worker::traits::{Outcome, StoreError, TodoStore};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::fill;
 use crate::limits::{SEED_IN_FLIGHT_MAX, SEED_PATIENCE, SEED_RETRY_PAUSE, STORE_CONNECTIONS_MAX};
 
 /// Why a cluster was not seeded, or not wholly.
@@ -98,7 +98,7 @@ impl ClusterSeed {
             // Nobody listens when it has been given up.
             let _ = settled.send(batch);
         });
-        let (appender, appending) = append::start(&self.kafka, self.partitions, fill::new_producer(), sink);
+        let (appender, appending) = append::start(&self.kafka, self.partitions, new_producer(), sink);
         let appended = feed(&appender, &mut outcomes, commands).await;
         finish(appender, appending).await;
         appended

@@ -11,7 +11,7 @@ use todo_proto::id::ItemId;
 use todo_proto::limits::RETRY_WINDOW_MS;
 use todo_proto::names::TOPIC;
 use todo_worker::limits::{PRODUCER_KEPT_MS, TOMBSTONE_KEPT_MS};
-use todo_worker::reads::{Below, Json, Loaded, Look, Repair, Stand, StoreReader};
+use todo_worker::reads::{Below, Json, Loaded, Look, OlderReader, Repair, Stand, StoreReader};
 use todo_worker::traits::{Begun, CaughtUp, Named, StoreError, TodoStore};
 use tokio::time::{Instant, sleep};
 
@@ -400,7 +400,9 @@ impl StoreReader for Reader {
         self.0.pause().await;
         Ok(repair)
     }
+}
 
+impl OlderReader for Reader {
     async fn read_below(
         &mut self,
         before: ItemId,

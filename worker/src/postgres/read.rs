@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::limits::{LOAD_PROGRESS_TIMEOUT, LOAD_STATEMENT_TIMEOUT, REPAIR_JSON_BYTES_MAX, REPAIR_ROWS_MAX};
 use crate::postgres::connect::Lent;
 use crate::postgres::{Database, NO_ANSWER, in_time, integer, item_id, number, part_column, store_error, uuid};
-use crate::reads::{Below, Exported, Json, Loaded, Look, Repair, Stand, StoreReader};
+use crate::reads::{Below, Exported, Json, Loaded, Look, OlderReader, Repair, Stand, StoreReader};
 use crate::traits::StoreError;
 
 /// Reads for snapshots, each call over a connection out of the pool.
@@ -73,7 +73,9 @@ impl StoreReader for PgReader {
     async fn repair(&mut self, part: u32, above: u64) -> Result<Repair, StoreError> {
         self.database.call(async |lent| repair(lent, part, above).await).await?.ok_or_else(no_store)
     }
+}
 
+impl OlderReader for PgReader {
     async fn read_below(
         &mut self,
         before: ItemId,
@@ -91,8 +93,6 @@ impl StoreReader for PgReader {
         Ok((stand.ok_or_else(no_store)?, json))
     }
 }
-
-impl PgReader {}
 
 const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 

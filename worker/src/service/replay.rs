@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 use crate::kafka::{Kafka, append};
 use crate::limits::{PROBE_PAUSE_MIN, REPLAY_TIMEOUT};
 use crate::postgres::{Database, DeadLetterRow, DeadLetters};
+use crate::producer::new_producer;
 use crate::service::letters::import_of;
 use crate::traits::{Outcome, StoreError};
 
@@ -84,7 +85,7 @@ async fn replay(letters: &DeadLetters, kafka: &Kafka, waiting: &[DeadLetterRow])
             let _ = outcome_sender.send(outcome);
         }
     });
-    let producer = fastrand::u128(..).to_be_bytes();
+    let producer = new_producer();
     let (appender, appending) = append::start(kafka, kafka.partitions_count(), producer, sink);
     // A partition takes nothing before its first connection stands, and says so at once: certainly not taken, so again.
     let deadline = Instant::now() + REPLAY_TIMEOUT;

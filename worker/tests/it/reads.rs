@@ -9,7 +9,7 @@ use todo_proto::id::ItemId;
 use todo_proto::limits::RETRY_WINDOW_MS;
 use todo_worker::limits::REPAIR_ROWS_MAX;
 use todo_worker::postgres::PgStore;
-use todo_worker::reads::{Repair, StoreReader};
+use todo_worker::reads::{OlderReader, Repair, StoreReader};
 use todo_worker::traits::{Named, TodoStore};
 
 use crate::database::{PARTITIONS, PgHome};

@@ -8,7 +8,7 @@ use todo_proto::change::StoreId;
 use todo_proto::id::ItemId;
 use todo_worker::limits::{DOCUMENT_BYTES_MAX, HEARD_BYTES_MAX, REDIS_COMMAND_TIMEOUT, REDIS_SILENCE_MAX};
 use todo_worker::messages::{Heard, MessageSender, MessageSource};
-use todo_worker::reads::{Below, Json, Loaded, Look, Repair, Stand, StoreReader};
+use todo_worker::reads::{Below, Json, Loaded, Look, OlderReader, Repair, Stand, StoreReader};
 use todo_worker::redis::documents::{self, DocumentMetrics, Documents};
 use todo_worker::redis::{Redis, Sender, Subscription};
 use todo_worker::settings::RedisSettings;
@@ -208,7 +208,9 @@ impl StoreReader for Shelf {
     async fn repair(&mut self, _: u32, _: u64) -> Result<Repair, StoreError> {
         unreachable!("documents are read anew")
     }
+}
 
+impl OlderReader for Shelf {
     async fn read_below(&mut self, _: ItemId, _: usize, _: usize) -> Result<Below, StoreError> {
         unreachable!("documents are of the newest")
     }

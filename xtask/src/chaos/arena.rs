@@ -18,6 +18,8 @@ const SMALL_DISK_MB: u32 = 700;
 
 /// What fights.
 pub struct Arena {
+    /// The small disk, where one could be made. It goes before the stack, whose end removes the folder that it lies on.
+    pub disk: Option<Mounted>,
     pub scoped: Scoped,
     pub servers: Vec<Service>,
     pub workers: Vec<Service>,
@@ -26,8 +28,6 @@ pub struct Arena {
     ports: Vec<u16>,
     /// What the second server takes for the time.
     pub clock: PathBuf,
-    /// The small disk, where one could be made.
-    pub disk: Option<Mounted>,
 }
 
 /// From one side to the services.
@@ -67,7 +67,7 @@ impl Arena {
         let servers = vec![first, second];
         let ports = servers.iter().map(Service::port).collect();
         let workers = workers.into_iter().collect::<Result<_, _>>()?;
-        Ok(Arena { scoped, servers, workers, server_wires, worker_wires, ports, clock, disk })
+        Ok(Arena { disk, scoped, servers, workers, server_wires, worker_wires, ports, clock })
     }
 
     /// Every fault that can happen here.
@@ -176,10 +176,10 @@ impl Mounted {
 
     /// Takes all the room there is.
     pub fn fill(&self) -> Result<(), String> {
-        // It ends with "no space left", which is what is wanted.
-        let _ = capture(
-            command("dd", &["if=/dev/zero", "bs=1M", "status=none"]).arg(format!("of={}", self.filler().display())),
-        );
+        let mut fill = command("dd", &["if=/dev/zero", "bs=1M"]);
+        if works(fill.arg(format!("of={}", self.filler().display()))) {
+            return Err(format!("{} took more than there is room", self.filler().display()));
+        }
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -45,12 +45,15 @@ pub struct Service {
     pid: u32,
     /// In clock ticks since the machine was started.
     started: u64,
+    /// The same process, where it is a child of ours. What has ended keeps its number until we have taken note of it, and
+    /// whoever looks for it by that number (Postgres at its lock file) takes it for alive.
+    child: Option<Child>,
 }
 
 impl Service {
     /// Starts one and waits until its port accepts.
     pub fn start(name: &'static str, directory: &Path, launch: Launch) -> Result<Service, String> {
-        let mut service = Service { name, directory: directory.to_owned(), launch, pid: 0, started: 0 };
+        let mut service = Service { name, directory: directory.to_owned(), launch, pid: 0, started: 0, child: None };
         service.restart()?;
         Ok(service)
     }
@@ -85,6 +88,7 @@ impl Service {
                 },
                 pid: u32::try_from(number("pid")?).ok()?,
                 started: number("started")?,
+                child: None,
             })
         };
         read().map(Some).ok_or_else(|| format!("{} is no record of a service: remove it", path.display()))
@@ -103,6 +107,7 @@ impl Service {
     }
 
     fn start_once(&mut self) -> Result<(), String> {
+        self.take_note_of_end()?;
         let log = File::options().create(true).append(true).open(self.log());
         let log = log.map_err(|error| format!("{}: {error}", self.log().display()))?;
         let errors = log.try_clone().map_err(|error| format!("{}: {error}", self.log().display()))?;
@@ -121,6 +126,7 @@ impl Service {
         self.pid = child.id();
         self.started =
             start_time(self.pid).ok_or_else(|| format!("{} ended at once: {}", self.name, self.last_words()))?;
+        self.child = Some(child);
         self.record()?;
         self.wait_until_accepting()
     }
@@ -137,7 +143,7 @@ impl Service {
                 std::thread::sleep(LOOK_EVERY);
             }
         }
-        Ok(())
+        self.take_note_of_end()
     }
 
     /// Freezes it.
@@ -183,6 +189,13 @@ impl Service {
             }
             _ => Ok(()),
         }
+    }
+
+    fn take_note_of_end(&mut self) -> Result<(), String> {
+        if let Some(mut child) = self.child.take_if(|_| start_time(self.pid) != Some(self.started)) {
+            child.wait().map_err(|error| format!("waiting for {}: {error}", self.name))?;
+        }
+        Ok(())
     }
 
     fn signal(&self, signal: &str) -> Result<(), String> {
