@@ -1,8 +1,23 @@
-//! `cargo xtask bench`: the matrix of `todo-bench` over a release build.
+//! `cargo xtask bench` and `bench-cluster`: what `todo-bench` measures over a release build.
 
-use crate::command::{build_release, command, root, succeed};
+use std::process::Command;
+use std::time::{Duration, Instant};
 
-/// Builds the server and the generator with the release profile and runs `todo-bench matrix`.
+use serde_json::Value;
+
+use crate::cluster::{self, Places, SECRET};
+use crate::command::{build_release, command, root, scratch, succeed};
+use crate::http::Client;
+use crate::stack::service::Service;
+use crate::stack::{Scoped, Security};
+
+/// Todos that a cluster is filled with before it is measured.
+const SEEDED: &str = "--count=10000";
+/// Until the worker has applied what the run before has left.
+const LAG_TIMEOUT: Duration = Duration::from_secs(300);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Builds everything with the release profile and runs `todo-bench matrix`.
 pub fn run(arguments: &[String]) -> Result<bool, String> {
     build_release()?;
     let release = root().join("target/release");
@@ -10,4 +25,66 @@ pub fn run(arguments: &[String]) -> Result<bool, String> {
     matrix.arg(release.join("todo-server")).args(arguments);
     succeed(&mut matrix)?;
     Ok(true)
+}
+
+/// Starts a stack and a worker and measures a server there: its reads beside those of a server on a file, how many writes
+/// it acknowledges, and how many the worker applies.
+pub fn run_cluster(arguments: &[String]) -> Result<bool, String> {
+    build_release()?;
+    let scoped = Scoped::start("bench-stack", Security::Open)?;
+    let stack = &scoped.stack;
+    let places = Places { kafka: stack.kafka.port(), postgres: stack.postgres.port(), redis: stack.redis.port() };
+    let mut worker = cluster::start_worker("worker", &scratch("bench")?, &places)?;
+    let outcome = measure(&stack.variables(), &worker, arguments);
+    worker.kill()?;
+    outcome
+}
+
+fn measure(variables: &[(&'static str, String)], worker: &Service, arguments: &[String]) -> Result<bool, String> {
+    let release = root().join("target/release");
+    let run = |program: &str, words: &[&str]| -> Command {
+        let mut run = command(release.join(program), words);
+        run.envs(variables.iter().map(|(name, value)| (*name, value.as_str()))).env("JWT_SECRET", SECRET);
+        run
+    };
+    succeed(&mut run("todo-server", &["seed", SEEDED]))?;
+    let address = format!("--worker=127.0.0.1:{}", worker.port());
+    let writes = |words: &[&str]| {
+        let mut writes = run("todo-bench", &["writes", "--cluster", &address]);
+        writes.args(words);
+        writes
+    };
+    let mut reads = run("todo-bench", &["cluster", "--cluster"]);
+    reads.args(arguments);
+    let runs = [
+        writes(&["--connections=64", "--depth=16", "--seconds=10"]),
+        writes(&["--connections=64", "--depth=64", "--seconds=10"]),
+        writes(&["--connections=200", "--depth=1", "--seconds=10"]),
+        writes(&["--connections=64", "--depth=16", "--rate=20000", "--seconds=30", "--warmup=3"]),
+        reads,
+    ];
+    let mut failures = 0;
+    for mut run in runs {
+        wait_until_applied(worker)?;
+        if let Err(reason) = succeed(&mut run) {
+            eprintln!("{reason}");
+            failures += 1;
+        }
+    }
+    Ok(failures == 0)
+}
+
+fn wait_until_applied(worker: &Service) -> Result<(), String> {
+    let deadline = Instant::now() + LAG_TIMEOUT;
+    loop {
+        let response = Client::connect(worker.port())?.request("GET", "/ready", "", "")?;
+        let ready: Value = serde_json::from_slice(&response.body).map_err(|error| format!("/ready: {error}"))?;
+        if ready["lag"] == 0 {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(format!("the worker does not catch up: {ready}"));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
 }

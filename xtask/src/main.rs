@@ -6,7 +6,7 @@
 //! - `stack`: Postgres, Redis and Kafka for development and for the tests (`stack`).
 //! - `demo`: servers and a worker over a stack (`cluster`), and what a write takes to be seen (`demo`).
 //! - `chaos`: the same cluster while one of its parts fails (`chaos`).
-//! - `bench`: a release build, then the matrix of `todo-bench` (`bench`).
+//! - `bench`: a release build, then the matrix of `todo-bench`; the same for a cluster (`bench`).
 //!
 //! `command` runs programs, `libtest` reads what tests print, `report` counts, `tools` installs, `server` starts the
 //! server under test and `http` speaks to it.
@@ -65,6 +65,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Release build, a stack and a worker: writes through Kafka, and a server's reads beside those of one on a file.
+    BenchCluster {
+        /// Handed to `todo-bench cluster` as they are.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -75,6 +81,7 @@ fn main() -> ExitCode {
         Task::Chaos(arguments) => chaos::run(&arguments),
         Task::Demo => demo::run(),
         Task::Bench { arguments } => bench::run(&arguments),
+        Task::BenchCluster { arguments } => bench::run_cluster(&arguments),
     });
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

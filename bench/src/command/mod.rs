@@ -1,5 +1,6 @@
 //! Subcommands: arguments in, text or JSON out, and an exit code that a script can trust.
 
+mod cluster;
 mod load;
 mod matrix;
 mod memory;
@@ -26,6 +27,8 @@ enum Command {
     Load(load::LoadArgs),
     /// A server, interleaved with floors and the empty loop: CPU per request, ratios, gates.
     Matrix(matrix::MatrixArgs),
+    /// A server in a cluster beside one on a file: reads alone, beside writes, and the age of what is read.
+    Cluster(cluster::ClusterArgs),
     /// Durable writes per second.
     Writes(writes::WritesArgs),
     /// Every write read back at once on other connections.
@@ -79,6 +82,7 @@ fn run(command: Command) -> Result<Verdict> {
     match command {
         Command::Load(args) => load::run(&args),
         Command::Matrix(args) => matrix::run(&args),
+        Command::Cluster(args) => cluster::run(&args),
         Command::Writes(args) => writes::run(&args),
         Command::Pairs(args) => writes::run_pairs(&args),
         Command::Idle(args) => memory::run_idle(&args),

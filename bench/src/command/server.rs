@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use todo_bench::error::{Error, Result};
-use todo_bench::process::child::{Server, ServerOptions};
+use todo_bench::process::child::{Backing, Server, ServerOptions};
 use todo_bench::process::host;
 
 #[derive(clap::Args)]
@@ -22,6 +22,10 @@ pub struct ServerArgs {
     /// Todos that the server starts with.
     #[arg(long, default_value_t = 10_000)]
     todos: usize,
+    /// Stand the server on the services that `KAFKA_BROKERS`, `DATABASE_URL` and `REDIS_URL` name, with a todo-worker at work,
+    /// instead of a data file of its own.
+    #[arg(long)]
+    cluster: bool,
     /// Where data files are made; by default beside the server's binary. In memory an fsync would cost nothing.
     #[arg(long)]
     data_dir: Option<PathBuf>,
@@ -30,6 +34,21 @@ pub struct ServerArgs {
 impl ServerArgs {
     /// Starts the server, with what a run needs to know about the CPUs.
     pub fn start(&self) -> Result<Started> {
+        let file = Backing::File { todos_count: self.todos };
+        self.start_on(if self.cluster { Backing::Cluster } else { file })
+    }
+
+    /// The same on a data file, whatever the arguments say.
+    pub fn start_on_file(&self) -> Result<Started> {
+        self.start_on(Backing::File { todos_count: self.todos })
+    }
+
+    /// Whether the server stands on services.
+    pub fn is_cluster(&self) -> bool {
+        self.cluster
+    }
+
+    fn start_on(&self, backing: Backing) -> Result<Started> {
         let allowed = host::allowed_cpus()?;
         let (Some(&first), Some(&last)) = (allowed.first(), allowed.last()) else {
             return Err(Error::Unusable("no CPU may be used".into()));
@@ -45,7 +64,7 @@ impl ServerArgs {
             binary: self.server.clone(),
             cpus,
             shards_count: self.shards,
-            todos_count: self.todos,
+            backing,
             data_directory: self.data_dir.clone().or(beside.map(PathBuf::from)).unwrap_or_else(|| ".".into()),
         })?;
         Ok(Started { server, reference_cpu, generator_cpu })

@@ -3,6 +3,7 @@
 use crate::command::Verdict;
 use crate::command::load::seconds;
 use crate::command::server::ServerArgs;
+use std::net::SocketAddr;
 use todo_bench::error::Result;
 use todo_bench::writes::{durable, pairs};
 
@@ -22,6 +23,12 @@ pub struct WritesArgs {
     /// Writes before it, in seconds.
     #[arg(long, default_value_t = 0.5)]
     warmup: f64,
+    /// Writes per second, sent whatever the server does, instead of as fast as they are answered.
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Address of the worker's /metrics, for what it applies meanwhile.
+    #[arg(long)]
+    worker: Option<SocketAddr>,
     /// Fewer durable 202 a second than this are a failure.
     #[arg(long, default_value_t = 0.0)]
     min: f64,
@@ -38,8 +45,16 @@ pub struct PairsArgs {
 
 pub fn run(args: &WritesArgs) -> Result<Verdict> {
     let started = args.server.start()?;
-    let (warmup, window) = (seconds(args.warmup)?, seconds(args.seconds)?);
-    let report = durable::run(&started.server, args.connections, args.depth, started.generator_cpu, warmup, window)?;
+    let options = durable::Options {
+        connections_count: args.connections,
+        depth: args.depth,
+        rate: args.rate,
+        cpu: started.generator_cpu,
+        warmup: seconds(args.warmup)?,
+        window: seconds(args.seconds)?,
+        worker: args.worker,
+    };
+    let report = durable::run(&started.server, &options)?;
     println!("{} connections, depth {}, server driver {}", args.connections, args.depth, started.server.driver()?);
     durable::print(&report);
     let is_good = report.faults.is_empty() && report.refused == 0 && report.acknowledged_per_second >= args.min;

@@ -25,18 +25,34 @@ pub struct ServerOptions {
     pub cpus: Vec<usize>,
     /// `SHARDS`.
     pub shards_count: usize,
-    /// `SEED_TODOS`.
-    pub todos_count: usize,
-    /// Where the data file's own directory is made. On a disk: in memory an fsync costs nothing.
+    /// What it stands on.
+    pub backing: Backing,
+    /// Where a directory of its own is made. On a disk: in memory an fsync costs nothing.
     pub data_directory: PathBuf,
 }
 
-/// A running `todo-server` on a data file of its own.
+/// What a server stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// A data file of its own, filled with so many todos.
+    File {
+        /// `SEED_TODOS`.
+        todos_count: usize,
+    },
+    /// The services that the variables of [`CLUSTER_VARIABLES`] name, and the todos that are there.
+    Cluster,
+}
+
+/// What a server in a cluster needs to be told.
+pub const CLUSTER_VARIABLES: [&str; 4] = ["KAFKA_BROKERS", "DATABASE_URL", "REDIS_URL", "JWT_SECRET"];
+
+/// A running `todo-server`.
 pub struct Server {
     process: Process,
     address: SocketAddr,
     /// Holds the data file; removed with the handle.
     directory: TempDir,
+    backing: Backing,
     binary: PathBuf,
 }
 
@@ -47,19 +63,18 @@ impl Server {
             tempfile::tempdir_in(&options.data_directory).context("making a directory for the data file")?;
         let port = free_port().context("looking for a free port")?;
         let log = File::create(directory.path().join("log")).context("making a log file")?;
-        let mut command = Command::new(&options.binary);
+        let mut command = options.backing.command(&options.binary, directory.path())?;
         command
             .env("HTTP_HOST", "127.0.0.1")
             .env("HTTP_PORT", port.to_string())
             .env("SHARDS", options.shards_count.to_string())
-            .env("DATA_FILE", directory.path().join("todos.db"))
-            .env("SEED_TODOS", options.todos_count.to_string())
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("sharing the log file")?)
             .stderr(log);
         let process = Process { child: spawn_pinned(command, &options.cpus)? };
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut server = Server { process, address, directory, binary: options.binary.clone() };
+        let mut server =
+            Server { process, address, directory, backing: options.backing, binary: options.binary.clone() };
         server.wait_until_ready()?;
         Ok(server)
     }
@@ -104,11 +119,9 @@ impl Server {
 
     /// A token for writes, made by the server's own subcommand.
     pub fn token(&self) -> Result<String> {
-        let output = Command::new(&self.binary)
-            .args(["token", "--sub", "bench", "--ttl", "24h"])
-            .env("DATA_FILE", self.directory.path().join("todos.db"))
-            .output()
-            .context("running the token subcommand")?;
+        let mut command = self.backing.command(&self.binary, self.directory.path())?;
+        command.args(["token", "--sub", "bench", "--ttl", "24h"]);
+        let output = command.output().context("running the token subcommand")?;
         let token = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         if !output.status.success() || token.is_empty() {
             let words = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -125,11 +138,19 @@ impl Server {
         Ok(client.get_ok(&request::list_target(limit))?.bytes)
     }
 
+    /// It serves lists and takes writes.
+    fn look_whether_ready(&self) -> Result<()> {
+        let mut client = SingleClient::connect(self.address)?;
+        client.get_ok("/todos?limit=1")?;
+        let ready: serde_json::Value = serde_json::from_slice(client.get_ok("/ready")?.body())
+            .map_err(|error| Error::Unusable(format!("/ready is no JSON: {error}")))?;
+        if ready["writes"] == true { Ok(()) } else { Err(Error::Unusable(format!("no writes are taken: {ready}"))) }
+    }
+
     fn wait_until_ready(&mut self) -> Result<()> {
         let started = Instant::now();
         loop {
-            let ready = SingleClient::connect(self.address).and_then(|mut client| client.get_ok("/todos?limit=1"));
-            let Err(error) = ready else { return Ok(()) };
+            let Err(error) = self.look_whether_ready() else { return Ok(()) };
             let ended = self.process.child.try_wait().context("looking at the server")?;
             if ended.is_some() || started.elapsed() > START_TIMEOUT {
                 let words = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
@@ -138,6 +159,29 @@ impl Server {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+}
+
+impl Backing {
+    /// The server's binary with the environment that names this.
+    fn command(self, binary: &Path, directory: &Path) -> Result<Command> {
+        let mut command = Command::new(binary);
+        match self {
+            Backing::File { todos_count } => {
+                for variable in CLUSTER_VARIABLES {
+                    command.env_remove(variable);
+                }
+                command.env("DATA_FILE", directory.join("todos.db")).env("SEED_TODOS", todos_count.to_string());
+            }
+            Backing::Cluster => {
+                if let Some(variable) = CLUSTER_VARIABLES.iter().find(|name| std::env::var_os(name).is_none()) {
+                    return Err(Error::Unusable(format!(
+                        "{variable} is not set: `cargo xtask stack up` prints where its services are, JWT_SECRET is any 32 bytes"
+                    )));
+                }
+            }
+        }
+        Ok(command)
     }
 }
 

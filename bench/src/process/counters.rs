@@ -15,6 +15,10 @@ pub const REQUESTS_METRIC: &str = "todo_requests_total";
 pub const READS_METRIC: &str = "todo_reads_total";
 /// Transactions committed by the embedded store: each is one fsync.
 pub const COMMITS_METRIC: &str = "todo_commits_total";
+/// Commands that a worker has applied, by partition.
+pub const APPLIED_METRIC: &str = "todo_worker_commands_total";
+/// Records in the log that a worker has not applied, by partition.
+pub const LAG_METRIC: &str = "todo_worker_lag";
 /// The front of an info metric whose label `driver` says how the shards wait.
 const DRIVER_METRIC: &str = "todo_driver{";
 /// The line that asks a floor for its counters.

@@ -97,9 +97,28 @@ pub struct Ages {
     pub write_latency_p99_ms: f64,
 }
 
+impl Ages {
+    /// Prints them.
+    pub fn print(&self) {
+        println!(
+            "  age of {} reads at {:.0}/s, generator {:.0} % busy: p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms",
+            self.reads_count,
+            self.reads_per_second,
+            self.generator_busy * 100.0,
+            self.p50_ms,
+            self.p99_ms,
+            self.max_ms
+        );
+        println!(
+            "  newest id went back {} times; unreadable {}; writes: p99 {:.2} ms to their 202",
+            self.went_back_count, self.unreadable_count, self.write_latency_p99_ms
+        );
+    }
+}
+
 /// Runs the rounds, then takes ages.
 pub fn run(server: &Server, options: &Options) -> Result<InterferenceReport> {
-    let bench = Bench { server, options, token: server.token()? };
+    let bench = Bench::new(server, options)?;
     let mut faults = Vec::new();
     let mut windows: [Vec<Window>; 4] = Default::default();
     let mut random = fastrand::Rng::with_seed(options.rounds.seed);
@@ -116,7 +135,6 @@ pub fn run(server: &Server, options: &Options) -> Result<InterferenceReport> {
         }
     }
     let [alone, again, writes, both] = windows;
-    let column = |windows: &[Window], of: &dyn Fn(&Window) -> f64| windows.iter().map(of).collect::<Vec<f64>>();
     let shard_ns_alone = column(&alone, &Window::shard_ns_per_read);
     let shard_ns_again = column(&again, &Window::shard_ns_per_read);
     let shard_ns_per_write = column(&writes, &Window::shard_ns_per_write);
@@ -124,10 +142,7 @@ pub fn run(server: &Server, options: &Options) -> Result<InterferenceReport> {
         both.iter().zip(&shard_ns_per_write).map(|(window, &ns)| window.shard_ns_per_read_without(ns)).collect();
     let alone_mean: Vec<f64> =
         shard_ns_alone.iter().zip(&shard_ns_again).map(|(first, second)| f64::midpoint(*first, *second)).collect();
-    let estimate = |numerators: &[f64], denominators: &[f64]| {
-        bootstrap_median(&paired_ratios(numerators, denominators), options.rounds.seed).ok_or_else(no_rounds)
-    };
-    let spread = |samples: &[f64]| quartiles(samples).ok_or_else(no_rounds);
+    let estimate = |numerators: &[f64], denominators: &[f64]| estimate(numerators, denominators, options.rounds.seed);
     let reads_per_second_beside = spread(&column(&both, &Window::reads_per_second))?;
     let ages = bench.ages(reads_per_second_beside.median, &mut faults)?;
     Ok(InterferenceReport {
@@ -149,12 +164,27 @@ pub fn run(server: &Server, options: &Options) -> Result<InterferenceReport> {
     })
 }
 
+/// One figure of each window.
+pub(super) fn column(windows: &[Window], of: &dyn Fn(&Window) -> f64) -> Vec<f64> {
+    windows.iter().map(of).collect()
+}
+
+/// The median of ratios, round by round.
+pub(super) fn estimate(numerators: &[f64], denominators: &[f64], seed: u64) -> Result<Estimate> {
+    bootstrap_median(&paired_ratios(numerators, denominators), seed).ok_or_else(no_rounds)
+}
+
+/// Median and quartiles.
+pub(super) fn spread(samples: &[f64]) -> Result<Quartiles> {
+    quartiles(samples).ok_or_else(no_rounds)
+}
+
 fn no_rounds() -> Error {
     Error::Unusable("no round was run".into())
 }
 
 /// What one window showed.
-struct Window {
+pub(super) struct Window {
     seconds: f64,
     reads: u64,
     /// Acknowledged within it.
@@ -164,45 +194,54 @@ struct Window {
 }
 
 impl Window {
-    fn shard_ns_per_read(&self) -> f64 {
+    pub(super) fn shard_ns_per_read(&self) -> f64 {
         self.cpu.shard_ns as f64 / self.reads as f64
     }
 
-    fn shard_ns_per_write(&self) -> f64 {
+    pub(super) fn shard_ns_per_write(&self) -> f64 {
         self.cpu.shard_ns as f64 / self.writes as f64
     }
 
-    fn shard_ns_per_read_without(&self, ns_per_write: f64) -> f64 {
+    pub(super) fn shard_ns_per_read_without(&self, ns_per_write: f64) -> f64 {
         (self.cpu.shard_ns as f64 - ns_per_write * self.writes as f64) / self.reads as f64
     }
 
-    fn process_ns_per_read(&self) -> f64 {
+    pub(super) fn process_ns_per_read(&self) -> f64 {
         self.cpu.total_ns() as f64 / self.reads as f64
     }
 
-    fn reads_per_second(&self) -> f64 {
+    pub(super) fn reads_per_second(&self) -> f64 {
         self.reads as f64 / self.seconds
     }
 
-    fn writes_per_second(&self) -> f64 {
+    pub(super) fn writes_per_second(&self) -> f64 {
         self.writes as f64 / self.seconds
+    }
+
+    pub(super) fn writes_refused(&self) -> usize {
+        self.writes_refused
     }
 }
 
-struct Bench<'a> {
+/// The windows of one server.
+pub(super) struct Bench<'a> {
     server: &'a Server,
     options: &'a Options,
     token: String,
 }
 
-impl Bench<'_> {
-    fn reads(&self, faults: &mut Vec<String>) -> Result<Window> {
+impl<'a> Bench<'a> {
+    pub(super) fn new(server: &'a Server, options: &'a Options) -> Result<Bench<'a>> {
+        Ok(Bench { server, options, token: server.token()? })
+    }
+
+    pub(super) fn reads(&self, faults: &mut Vec<String>) -> Result<Window> {
         let outcome = load::run(&self.load_options(None, self.options.rounds.window))?;
         note_faults("reads", &outcome.faults, faults);
         read_window(&outcome, None)
     }
 
-    fn writes(&self, faults: &mut Vec<String>) -> Result<Window> {
+    pub(super) fn writes(&self, faults: &mut Vec<String>) -> Result<Window> {
         let rounds = &self.options.rounds;
         let look = || ProcessCpu::read(self.server.pid()).context("reading the server's CPU time");
         let (looks, report) = self.beside_writes(|| {
@@ -221,7 +260,7 @@ impl Bench<'_> {
         Ok(Window { seconds, reads: 0, writes, writes_refused: report.refused_count(), cpu: end - begin })
     }
 
-    fn both(&self, faults: &mut Vec<String>) -> Result<Window> {
+    pub(super) fn both(&self, faults: &mut Vec<String>) -> Result<Window> {
         let options = self.load_options(None, self.options.rounds.window);
         let (outcome, report) = self.beside_writes(|| load::run(&options))?;
         note_faults("reads beside writes", &outcome.faults, faults);
@@ -230,7 +269,7 @@ impl Bench<'_> {
     }
 
     /// First finds the rate, then looks.
-    fn ages(&self, reads_per_second: f64, faults: &mut Vec<String>) -> Result<Ages> {
+    pub(super) fn ages(&self, reads_per_second: f64, faults: &mut Vec<String>) -> Result<Ages> {
         let mut rate = reads_per_second / 2.0;
         for _ in 0..AGE_CALIBRATIONS_MAX {
             let (busy, outcome, ..) = self.observe(rate, self.options.rounds.window)?;
@@ -359,20 +398,8 @@ pub fn print(report: &InterferenceReport) {
     let Estimate { median, low, high } = report.ratio;
     println!("  beside over alone {median:.3}  [{low:.3}, {high:.3}]");
     println!("  A/A: alone over itself {:.3}  [{:.3}, {:.3}]", report.a_a.median, report.a_a.low, report.a_a.high);
-    let ages = &report.ages;
-    println!(
-        "  age of {} reads at {:.0}/s, generator {:.0} % busy: p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms",
-        ages.reads_count,
-        ages.reads_per_second,
-        ages.generator_busy * 100.0,
-        ages.p50_ms,
-        ages.p99_ms,
-        ages.max_ms
-    );
-    println!(
-        "  newest id went back {} times; unreadable {}; writes: p99 {:.2} ms to their 202, {} refused",
-        ages.went_back_count, ages.unreadable_count, ages.write_latency_p99_ms, report.writes_refused
-    );
+    report.ages.print();
+    println!("  writes answered other than 202: {}", report.writes_refused);
     for fault in &report.faults {
         println!("  FAILED: {fault}");
     }
