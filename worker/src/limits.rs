@@ -48,6 +48,11 @@ pub const KAFKA_RETRY_PAUSE_BASE: f64 = 4.0;
 pub const KAFKA_RETRY_PAUSE_MAX: Duration = Duration::from_millis(200);
 /// How long a fetch waits for records. Also what a call behind a fetch that was given up waits for it.
 pub const KAFKA_FETCH_WAIT: Duration = Duration::from_millis(500);
+/// A partition's batches begin at least so far apart: each costs Kafka, Postgres and us the same whether it has one command
+/// or a hundred, and 32 partitions have few each. A command that comes to a partition at rest waits for nothing.
+pub const FETCH_PACE: Duration = Duration::from_millis(15);
+/// With so many records behind a batch the next one begins at once.
+pub const FETCH_PACE_BACKLOG: u64 = 256;
 /// Bytes of records that one fetch brings, unless the first batch is larger. Some [`FETCH_COMMANDS_MAX`] of usual size.
 pub const KAFKA_FETCH_BYTES_MAX: i32 = 512 * 1024;
 /// An answer of Kafka's. A larger one is an error: nothing that we ask for is as large, unless the cluster is huge.

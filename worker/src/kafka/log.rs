@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rskafka::record::RecordAndOffset;
 use todo_proto::command::{DecodeError, Record};
 use todo_proto::fold::Entry;
+use tokio::time::{Instant, sleep_until};
 
 use crate::kafka::connect::{Kafka, KafkaError, Partition};
+use crate::limits::{FETCH_PACE, FETCH_PACE_BACKLOG};
 use crate::traits::{CommandLog, Extent, LogError, Outcome};
 
 /// A partition of the topic, read in order.
@@ -18,6 +20,8 @@ pub struct KafkaLog {
     partition: Option<Partition>,
     next_offset: u64,
     closed: bool,
+    /// Not before this is the next batch fetched.
+    paced_until: Option<Instant>,
     /// One behind the last record, as of the last call: for whoever wants to know how far behind the loop is.
     end: Arc<AtomicU64>,
 }
@@ -25,7 +29,7 @@ pub struct KafkaLog {
 impl KafkaLog {
     /// Connects to nobody yet.
     pub fn new(kafka: Kafka, part: u32) -> Self {
-        Self { kafka, part, partition: None, next_offset: 0, closed: false, end: Arc::default() }
+        Self { kafka, part, partition: None, next_offset: 0, closed: false, paced_until: None, end: Arc::default() }
     }
 
     /// Notes one behind the last record there, at each call.
@@ -125,10 +129,16 @@ impl CommandLog for KafkaLog {
 
     async fn fetch(&mut self) -> Result<Option<Vec<Entry>>, LogError> {
         while !self.closed {
+            if let Some(until) = self.paced_until {
+                sleep_until(until).await;
+            }
             let fetched = self.try_fetch().await;
             let records = self.note(fetched)?;
             if !records.is_empty() {
-                return self.accept(records).map(Some);
+                let entries = self.accept(records)?;
+                let behind = self.end.load(Ordering::Relaxed).saturating_sub(self.next_offset);
+                self.paced_until = (behind < FETCH_PACE_BACKLOG).then(|| Instant::now() + FETCH_PACE);
+                return Ok(Some(entries));
             }
         }
         Ok(None)

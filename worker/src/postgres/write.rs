@@ -111,7 +111,7 @@ impl Open {
             write_producers(&lent, &statements, batch),
             write_dead_letters(&lent, &statements, batch),
             move_partition(&lent, &statements, batch),
-            lent.batch_execute("COMMIT"),
+            lent.execute(&statements.commit, &[]),
         )
         .await;
         let moved_count = rows.and(producers).and(dead_letters).and(moved).map_err(|error| write_error(&error))?;
@@ -133,6 +133,8 @@ fn write_error(error: &Error) -> StoreError {
 
 /// Prepared before a transaction begins: to prepare is a flight of its own, and would let COMMIT overtake.
 struct Statements {
+    begin: Statement,
+    commit: Statement,
     hold: Statement,
     rows: Statement,
     producers: Statement,
@@ -147,6 +149,8 @@ impl Statements {
     /// From the connection's cache, but for the first time.
     async fn prepare(lent: &Lent) -> Result<Self, Error> {
         Ok(Self {
+            begin: lent.prepare_cached("BEGIN").await?,
+            commit: lent.prepare_cached("COMMIT").await?,
             hold: lent.prepare_cached(HOLD).await?,
             rows: lent.prepare_cached(ROWS).await?,
             producers: lent.prepare_cached(PRODUCERS).await?,
@@ -222,7 +226,7 @@ async fn read(lent: &Lent, part: u32, from: u64, named: &Named) -> Result<(State
     let ids: Vec<Uuid> = named.ids.iter().copied().map(uuid).collect();
     let producers: Vec<Uuid> = named.producers.iter().copied().map(Uuid::from_bytes).collect();
     let (began, held, rows, numbers) = join4(
-        lent.batch_execute("BEGIN"),
+        lent.execute(&statements.begin, &[]),
         lent.query_opt(&statements.hold, &[&part_column, &from]),
         lent.query(&statements.rows, &[&ids, &bytes_max]),
         lent.query(&statements.producers, &[&part_column, &producers]),

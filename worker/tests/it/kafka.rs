@@ -17,11 +17,11 @@ use todo_worker::channel::AppendError;
 use todo_worker::kafka::append::{self, Broker};
 use todo_worker::kafka::connect::{Keyed, Partition};
 use todo_worker::kafka::{Kafka, KafkaError, KafkaLog};
-use todo_worker::limits::{APPEND_TIMEOUT, KAFKA_OPEN_TIMEOUT, PARTITION_QUEUE_BYTES_MAX};
+use todo_worker::limits::{APPEND_TIMEOUT, FETCH_PACE, KAFKA_OPEN_TIMEOUT, PARTITION_QUEUE_BYTES_MAX};
 use todo_worker::settings::{KafkaSettings, Sasl, SaslMechanism, TlsSettings};
 use todo_worker::traits::{CommandLog, LogError, NotAppended, Outcome};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::broker::{Appends, PRODUCER, eventually, read_all, settings};
 use crate::database::service;
@@ -295,6 +295,22 @@ async fn offsets_that_are_not_there_halt() {
     }
     log.seek(4).await.unwrap();
     assert_eq!(log.fetch().await.unwrap().unwrap().len(), 6);
+}
+
+#[tokio::test]
+async fn batches_of_a_busy_partition_begin_apart() {
+    let settings = settings(1);
+    let kafka = Kafka::new(&settings).unwrap();
+    kafka.check().await.unwrap();
+    let raw = raw(&settings).await;
+    produce(&raw, (0..10).map(|_| Some(vec![1]))).await;
+    let mut log = KafkaLog::new(kafka, 0);
+    log.seek(0).await.unwrap();
+    assert_eq!(log.fetch().await.unwrap().unwrap().len(), 10);
+    let fetched = Instant::now();
+    produce(&raw, [Some(vec![1]), Some(vec![2])]).await;
+    assert_eq!(log.fetch().await.unwrap().unwrap().len(), 2);
+    assert!(fetched.elapsed() >= FETCH_PACE, "{:?}", fetched.elapsed());
 }
 
 #[tokio::test]
