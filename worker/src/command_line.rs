@@ -86,7 +86,7 @@ pub struct Settings {
     pub worker_port: u16,
 
     /// Batches that are applied at once, each over a connection of its own; more make them smaller and Postgres slower
-    #[arg(long, env, global = true, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, env, global = true, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub worker_pool_size: u32,
 
     /// What is logged to standard error: error, warn, info, debug, trace, or per module as in warn,todo_worker::apply=debug

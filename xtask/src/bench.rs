@@ -13,6 +13,9 @@ use crate::stack::{Scoped, Security};
 
 /// Todos that a cluster is filled with before it is measured.
 const SEEDED: &str = "--count=10000";
+/// Writes before anything is measured: a Kafka just started spends three times as much on a batch, until its JVM has compiled
+/// what is hot.
+const WARM_UP: [&str; 3] = ["--connections=64", "--depth=64", "--seconds=40"];
 /// Until the worker has applied what the run before has left.
 const LAG_TIMEOUT: Duration = Duration::from_secs(300);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -56,6 +59,8 @@ fn measure(variables: &[(&'static str, String)], worker: &Service, arguments: &[
     };
     let mut reads = run("todo-bench", &["cluster", "--cluster"]);
     reads.args(arguments);
+    println!("warming up");
+    succeed(&mut writes(&WARM_UP))?;
     let runs = [
         writes(&["--connections=64", "--depth=16", "--seconds=10"]),
         writes(&["--connections=64", "--depth=64", "--seconds=10"]),
