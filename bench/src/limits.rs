@@ -64,6 +64,9 @@ pub const ROUNDS_MAX: usize = 1_000;
 
 /// The share of the generator's core that reads and writes may use while ages are taken.
 pub const AGE_GENERATOR_BUSY_MAX: f64 = 0.70;
+/// What reads and writes leave idle of the machine's CPUs while ages are taken, in cores: less, and the age is the
+/// scheduler's.
+pub const AGE_IDLE_CORES_MIN: f64 = 0.33;
 /// Windows spent on finding the read rate that keeps to it.
 pub const AGE_CALIBRATIONS_MAX: usize = 8;
 /// A deleted todo is at least so many creates old: the newest id that a list shows never goes back by a delete.

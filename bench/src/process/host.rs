@@ -51,6 +51,22 @@ pub fn allowed_cpus() -> Result<Vec<usize>> {
     Ok((0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect())
 }
 
+/// Clock ticks in which the CPUs that may be used did nothing, since the machine was started (`proc_stat(5)`).
+pub fn idle_ticks() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
+    Ok(idle_ticks_of(&text, &allowed_cpus()?))
+}
+
+/// Fields 4 and 5 of the lines `cpuN`: idle, and waiting for a disk.
+fn idle_ticks_of(stat: &str, cpus: &[usize]) -> u64 {
+    let idle = |line: &str| -> Option<u64> {
+        let (number, fields) = line.strip_prefix("cpu")?.split_once(' ')?;
+        cpus.contains(&number.parse().ok()?).then_some(())?;
+        Some(fields.split_ascii_whitespace().skip(3).take(2).filter_map(|field| field.parse::<u64>().ok()).sum())
+    };
+    stat.lines().filter_map(idle).sum()
+}
+
 /// Raises the soft descriptor limit to the hard one and refuses a run that needs more.
 pub fn need_descriptors(count: usize) -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
@@ -61,5 +77,20 @@ pub fn need_descriptors(count: usize) -> Result<()> {
             "{count} descriptors are needed, {maximum} are allowed: raise the hard limit (`ulimit -Hn`)"
         ))),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_time_of_some_cpus() {
+        let stat =
+            "cpu  9 9 9 900 90 0 0\ncpu0 1 2 3 400 50 0 0\ncpu1 1 2 3 60 7 0 0\ncpu10 1 2 3 8 9 0 0\nintr 5 5 5 5 5\n";
+        assert_eq!(idle_ticks_of(stat, &[0, 1]), 400 + 50 + 60 + 7);
+        assert_eq!(idle_ticks_of(stat, &[10]), 17);
+        assert_eq!(idle_ticks_of(stat, &[]), 0);
+        assert!(idle_ticks().unwrap() > 0);
     }
 }

@@ -9,11 +9,12 @@
 
 use crate::clock;
 use crate::error::{Context, Error, Result};
-use crate::limits::{AGE_CALIBRATIONS_MAX, AGE_GENERATOR_BUSY_MAX};
+use crate::limits::{AGE_CALIBRATIONS_MAX, AGE_GENERATOR_BUSY_MAX, AGE_IDLE_CORES_MIN};
 use crate::load::{self, Options as LoadOptions, Outcome};
 use crate::matrix::{Cell, Rounds};
 use crate::process::child::Server;
 use crate::process::cpu::ProcessCpu;
+use crate::process::host;
 use crate::statistics::{Estimate, Quartiles, bootstrap_median, paired_ratios, quartiles};
 use crate::writes::age::{Created, ListObserver};
 use crate::writes::plan::Mix;
@@ -83,6 +84,8 @@ pub struct Ages {
     pub reads_per_second: f64,
     /// Share of the generator's core in use.
     pub generator_busy: f64,
+    /// What was idle of the machine's CPUs, in cores.
+    pub idle_cores: f64,
     /// Median age, milliseconds.
     pub p50_ms: f64,
     /// 99 % of the ages are at most this.
@@ -101,10 +104,11 @@ impl Ages {
     /// Prints them.
     pub fn print(&self) {
         println!(
-            "  age of {} reads at {:.0}/s, generator {:.0} % busy: p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms",
+            "  age of {} reads at {:.0}/s, generator {:.0} % busy, {:.2} cores idle: p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms",
             self.reads_count,
             self.reads_per_second,
             self.generator_busy * 100.0,
+            self.idle_cores,
             self.p50_ms,
             self.p99_ms,
             self.max_ms
@@ -223,6 +227,14 @@ impl Window {
     }
 }
 
+/// While ages are taken.
+struct Busy {
+    /// Share of the generator's core that this whole process used.
+    generator: f64,
+    /// What all CPUs together left idle, in cores.
+    idle_cores: f64,
+}
+
 /// The windows of one server.
 pub(super) struct Bench<'a> {
     server: &'a Server,
@@ -272,14 +284,15 @@ impl<'a> Bench<'a> {
     pub(super) fn ages(&self, reads_per_second: f64, faults: &mut Vec<String>) -> Result<Ages> {
         let mut rate = reads_per_second / 2.0;
         for _ in 0..AGE_CALIBRATIONS_MAX {
-            let (busy, outcome, ..) = self.observe(rate, self.options.rounds.window)?;
+            let (Busy { generator, idle_cores }, outcome, ..) = self.observe(rate, self.options.rounds.window)?;
             let is_on_time = outcome.late_ns_max < 20_000_000;
-            if busy <= AGE_GENERATOR_BUSY_MAX && is_on_time {
+            if generator <= AGE_GENERATOR_BUSY_MAX && idle_cores >= AGE_IDLE_CORES_MIN && is_on_time {
                 break;
             }
-            rate *= (0.9 * AGE_GENERATOR_BUSY_MAX / busy).min(0.8);
+            rate *= (0.9 * AGE_GENERATOR_BUSY_MAX / generator).min(0.8);
         }
-        let (generator_busy, outcome, observers, report) = self.observe(rate, self.options.age_window)?;
+        let (busy, outcome, observers, report) = self.observe(rate, self.options.age_window)?;
+        let Busy { generator: generator_busy, idle_cores } = busy;
         note_faults("reads for ages", &outcome.faults, faults);
         note_faults("writes for ages", &report.faults, faults);
         if generator_busy > AGE_GENERATOR_BUSY_MAX {
@@ -302,6 +315,7 @@ impl<'a> Bench<'a> {
             reads_count: ages_ns.len(),
             reads_per_second: outcome.responses_per_second(),
             generator_busy,
+            idle_cores,
             p50_ms: milliseconds(ages_ns.value_at_quantile(0.5)),
             p99_ms: milliseconds(ages_ns.value_at_quantile(0.99)),
             max_ms: milliseconds(ages_ns.max()),
@@ -311,14 +325,16 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// Reads at a rate, looked at, beside writes; with the share of its core that this whole process used.
-    fn observe(&self, rate: f64, window: Duration) -> Result<(f64, Outcome, Vec<ListObserver>, writer::Report)> {
+    /// Reads at a rate, looked at, beside writes; with how busy everything was.
+    fn observe(&self, rate: f64, window: Duration) -> Result<(Busy, Outcome, Vec<ListObserver>, writer::Report)> {
         let options = self.load_options(Some(rate), window);
         let ((busy, outcome, observers), report) = self.beside_writes(|| {
-            let (begin_ns, begin_cpu_ns) = (clock::now_ns(), clock::process_cpu_ns());
+            let (begin_ns, begin_cpu_ns, begin_idle) = (clock::now_ns(), clock::process_cpu_ns(), host::idle_ticks()?);
             let (outcome, observers) = load::run_with(&options, ListObserver::new)?;
-            let cpu_ns = clock::process_cpu_ns() - begin_cpu_ns;
-            Ok((cpu_ns as f64 / (clock::now_ns() - begin_ns) as f64, outcome, observers))
+            let (cpu_ns, idle) = (clock::process_cpu_ns() - begin_cpu_ns, host::idle_ticks()? - begin_idle);
+            let took_ns = (clock::now_ns() - begin_ns) as f64;
+            let idle_ns = idle as f64 * 1e9 / rustix::param::clock_ticks_per_second() as f64;
+            Ok((Busy { generator: cpu_ns as f64 / took_ns, idle_cores: idle_ns / took_ns }, outcome, observers))
         })?;
         Ok((busy, outcome, observers, report))
     }
