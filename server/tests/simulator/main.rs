@@ -35,7 +35,7 @@ use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
 use process::{Servers, Workers};
-use world::{Fault, PARTITIONS, World};
+use world::{Fault, PARTITIONS, State, World};
 
 /// Seeds of an ordinary test run.
 const SEEDS: u64 = 200;
@@ -236,7 +236,9 @@ async fn topic_anew(world: &World, workers: &Arc<Mutex<Workers>>) {
         let is_applied = {
             let state = world.state();
             let ends = state.topic.partitions.iter().map(Vec::len);
-            state.store.parts.iter().zip(ends).all(|(part, end)| part.next_offset == end as u64)
+            // An offset of the topic before is none of this one's.
+            let adopted = state.adopted.iter().all(|generation| *generation == state.topic.generation);
+            adopted && state.store.parts.iter().zip(ends).all(|(part, end)| part.next_offset == end as u64)
         };
         if !is_applied {
             continue;
@@ -245,6 +247,13 @@ async fn topic_anew(world: &World, workers: &Arc<Mutex<Workers>>) {
             let mut state = world.state();
             state.meet(Fault::TopicAnew);
             state.topic.make_anew();
+            let State { store, adopted, topic, .. } = &mut *state;
+            // Where nothing was applied there is nothing that could be another topic's.
+            for (part, adopted) in store.parts.iter().zip(adopted) {
+                if part.next_offset == 0 {
+                    *adopted = topic.generation;
+                }
+            }
             state.store.parts.iter().map(|part| part.next_offset).min().unwrap_or(0) + 3
         };
         // Nobody applies for a while, so that it may have grown past where the old one ended.
