@@ -308,7 +308,7 @@ async fn batches_of_a_busy_partition_begin_apart() {
     log.seek(0).await.unwrap();
     assert_eq!(log.fetch().await.unwrap().unwrap().len(), 10);
     let fetched = Instant::now();
-    produce(&raw, [Some(vec![1]), Some(vec![2])]).await;
+    produce(&raw, (0..2).map(|_| Some(vec![1]))).await;
     assert_eq!(log.fetch().await.unwrap().unwrap().len(), 2);
     assert!(fetched.elapsed() >= FETCH_PACE, "{:?}", fetched.elapsed());
 }
