@@ -2,7 +2,7 @@
 //!
 //! - `test`: everything deterministic, one named step after another (`test`), from what each check is made of:
 //!   `imports`, `licences`, `links`, `sanitizer`, `readme`, `openapi`, `manifests`.
-//! - `soak`: what needs time: fuzzing, kills under load, load (`soak`).
+//! - `soak`: what needs time: fuzzing, kills under load, chaos, load (`soak`).
 //! - `stack`: Postgres, Redis and Kafka for development and for the tests (`stack`).
 //! - `demo`: servers and a worker over a stack (`cluster`), and what a write takes to be seen (`demo`).
 //! - `chaos`: the same cluster while one of its parts fails (`chaos`).
@@ -48,7 +48,7 @@ struct Arguments {
 enum Task {
     /// Everything deterministic: format, lints, tests on both drivers and accept modes, sanitizer, documents.
     Test(test::Arguments),
-    /// Fuzzing, kill -9 under write load, and load, for a given time.
+    /// Fuzzing, kill -9 under write load, chaos, and load, for a given time.
     Soak(soak::Arguments),
     /// Real Postgres, Redis and Kafka, for servers and workers on this machine.
     Stack {

@@ -151,18 +151,18 @@ fn a_client_that_takes_a_byte_a_second_is_cut_and_costs_nothing() {
         }
         let _end = EndsWith(done);
         for cut_before in 0..2 {
+            // Before it connects: on a busy machine the server may be far into the time before we look at a clock again.
+            let begun = Instant::now();
             let mut slow = Client::with_receive_buffer(server.address, 4_096);
             slow.send(&get("/todos"));
-            let begun = Instant::now();
             // What is in the client's own kernel buffer can be read even after the reset: only the server knows early.
             eventually("it is cut", || {
                 assert_eq!(slow.some_bytes(1).expect("a byte"), 1);
                 std::thread::sleep(Duration::from_millis(50));
                 server.metric("todo_cut_total") > f64::from(cut_before)
             });
-            // The shard's clock is that of the beginning of a turn, which on a busy machine may be a while ago.
             let had = begun.elapsed();
-            assert!(had >= Duration::from_millis(1_000), "it had {had:?} of its 1.5 s");
+            assert!(had >= Duration::from_millis(1_500), "it had {had:?} of its time");
             let end = loop {
                 match slow.some_bytes(64 * 1024) {
                     Ok(1..) => {}
