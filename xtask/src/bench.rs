@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::cluster::{self, Places, SECRET};
+use crate::cluster::{self, Ended, Places, SECRET};
 use crate::command::{build_release, command, root, scratch, succeed};
 use crate::http::Client;
 use crate::stack::service::Service;
@@ -35,12 +35,8 @@ pub fn run(arguments: &[String]) -> Result<bool, String> {
 pub fn run_cluster(arguments: &[String]) -> Result<bool, String> {
     build_release()?;
     let scoped = Scoped::start("bench-stack", Security::Open)?;
-    let stack = &scoped.stack;
-    let places = Places { kafka: stack.kafka.port(), postgres: stack.postgres.port(), redis: stack.redis.port() };
-    let mut worker = cluster::start_worker("worker", &scratch("bench")?, &places)?;
-    let outcome = measure(&stack.variables(), &worker, arguments);
-    worker.kill()?;
-    outcome
+    let worker = Ended(cluster::start_worker("worker", &scratch("bench")?, &Places::of(&scoped.stack))?);
+    measure(&scoped.stack.variables(), &worker.0, arguments)
 }
 
 fn measure(variables: &[(&'static str, String)], worker: &Service, arguments: &[String]) -> Result<bool, String> {
@@ -57,7 +53,7 @@ fn measure(variables: &[(&'static str, String)], worker: &Service, arguments: &[
         writes.args(words);
         writes
     };
-    let mut reads = run("todo-bench", &["cluster", "--cluster"]);
+    let mut reads = run("todo-bench", &["cluster"]);
     reads.args(arguments);
     println!("warming up");
     succeed(&mut writes(&WARM_UP))?;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::command::{capture, command, root};
 use crate::http::Client;
-use crate::stack::Life;
 use crate::stack::service::{Launch, Service, free_ports};
+use crate::stack::{Life, Stack};
 
 /// From the start until `/ready` says so, on two busy cores.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -20,6 +20,24 @@ pub struct Places {
     pub kafka: u16,
     pub postgres: u16,
     pub redis: u16,
+}
+
+impl Places {
+    /// Those of a stack itself.
+    pub fn of(stack: &Stack) -> Places {
+        Places { kafka: stack.kafka.port(), postgres: stack.postgres.port(), redis: stack.redis.port() }
+    }
+}
+
+/// A process that ends with the value.
+pub struct Ended(pub Service);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if let Err(reason) = self.0.kill() {
+            eprintln!("{reason}");
+        }
+    }
 }
 
 /// Starts a server and waits until it is ready.

@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cluster::{self, Places};
+use crate::cluster::{self, Ended, Places};
 use crate::command::{build_release, scratch};
 use crate::http::Client;
-use crate::stack::service::Service;
 use crate::stack::{Scoped, Security};
 
 const WRITES: usize = 1_000;
@@ -19,8 +18,7 @@ const GOALS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_m
 pub fn run() -> Result<bool, String> {
     build_release()?;
     let scoped = Scoped::start("demo-stack", Security::Open)?;
-    let stack = &scoped.stack;
-    let places = Places { kafka: stack.kafka.port(), postgres: stack.postgres.port(), redis: stack.redis.port() };
+    let places = Places::of(&scoped.stack);
     let directory = scratch("demo")?;
     let worker = Ended(cluster::start_worker("worker", &directory, &places)?);
     let writer = Ended(cluster::start_server("server-1", &directory, &places)?);
@@ -61,17 +59,6 @@ pub fn run() -> Result<bool, String> {
     );
     println!("202 to seen elsewhere: median {median:?}, p99 {worst:?} (goals {:?}, {:?})", GOALS.0, GOALS.1);
     Ok(median <= GOALS.0 && worst <= GOALS.1)
-}
-
-/// A service that ends with the value.
-struct Ended(Service);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        if let Err(reason) = self.0.kill() {
-            eprintln!("{reason}");
-        }
-    }
 }
 
 fn percentile(samples: &mut [Duration], percent: usize) -> Duration {

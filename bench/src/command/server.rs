@@ -34,18 +34,17 @@ pub struct ServerArgs {
 impl ServerArgs {
     /// Starts the server, with what a run needs to know about the CPUs.
     pub fn start(&self) -> Result<Started> {
-        let file = Backing::File { todos_count: self.todos };
-        self.start_on(if self.cluster { Backing::Cluster } else { file })
+        if self.cluster { self.start_on_services() } else { self.start_on_file() }
+    }
+
+    /// The same on services, whatever the arguments say.
+    pub fn start_on_services(&self) -> Result<Started> {
+        self.start_on(Backing::Cluster)
     }
 
     /// The same on a data file, whatever the arguments say.
     pub fn start_on_file(&self) -> Result<Started> {
         self.start_on(Backing::File { todos_count: self.todos })
-    }
-
-    /// Whether the server stands on services.
-    pub fn is_cluster(&self) -> bool {
-        self.cluster
     }
 
     fn start_on(&self, backing: Backing) -> Result<Started> {

@@ -245,6 +245,15 @@ async fn raw(settings: &KafkaSettings) -> PartitionClient {
     client.partition_client(&settings.topic, 0, UnknownTopicHandling::Error).await.unwrap()
 }
 
+/// A topic of one partition: for the log, and past our own code.
+async fn one_partition() -> (Kafka, PartitionClient) {
+    let settings = settings(1);
+    let kafka = Kafka::new(&settings).unwrap();
+    kafka.check().await.unwrap();
+    let raw = raw(&settings).await;
+    (kafka, raw)
+}
+
 async fn produce(raw: &PartitionClient, values: impl IntoIterator<Item = Option<Vec<u8>>>) {
     let record = |value| KafkaRecord {
         key: None,
@@ -278,10 +287,7 @@ async fn bytes_that_are_no_record_are_kept_and_a_later_format_halts() {
 
 #[tokio::test]
 async fn offsets_that_are_not_there_halt() {
-    let settings = settings(1);
-    let kafka = Kafka::new(&settings).unwrap();
-    kafka.check().await.unwrap();
-    let raw = raw(&settings).await;
+    let (kafka, raw) = one_partition().await;
     produce(&raw, (0..10).map(|_| Some(vec![1]))).await;
     raw.delete_records(4, 5_000).await.unwrap();
 
@@ -299,10 +305,7 @@ async fn offsets_that_are_not_there_halt() {
 
 #[tokio::test]
 async fn batches_of_a_busy_partition_begin_apart() {
-    let settings = settings(1);
-    let kafka = Kafka::new(&settings).unwrap();
-    kafka.check().await.unwrap();
-    let raw = raw(&settings).await;
+    let (kafka, raw) = one_partition().await;
     produce(&raw, (0..10).map(|_| Some(vec![1]))).await;
     let mut log = KafkaLog::new(kafka, 0);
     log.seek(0).await.unwrap();
@@ -316,10 +319,7 @@ async fn batches_of_a_busy_partition_begin_apart() {
 
 #[tokio::test]
 async fn a_fetch_that_was_dropped_loses_nothing() {
-    let settings = settings(1);
-    let kafka = Kafka::new(&settings).unwrap();
-    kafka.check().await.unwrap();
-    let raw = raw(&settings).await;
+    let (kafka, raw) = one_partition().await;
     let mut log = KafkaLog::new(kafka, 0);
     log.seek(0).await.unwrap();
     let mut next_offset = 0;
