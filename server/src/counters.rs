@@ -127,6 +127,12 @@ pub struct ShardCounters {
     pub writes: Count,
     /// Bytes written.
     pub written_bytes: Count,
+    /// Of the writes, those from a file.
+    pub file_writes: Count,
+    /// Files that could not be made.
+    pub files_failed: Count,
+    /// Bytes of ready-made responses' files.
+    pub file_bytes: Count,
     /// Bytes of input held for unfinished requests.
     pub input_bytes: Count,
     /// Bytes of answers that clients have not taken.
@@ -155,6 +161,9 @@ impl Default for ShardCounters {
             read_bytes: Count::default(),
             writes: Count::default(),
             written_bytes: Count::default(),
+            file_writes: Count::default(),
+            files_failed: Count::default(),
+            file_bytes: Count::default(),
             input_bytes: Count::default(),
             unsent_bytes: Count::default(),
             ready_bytes: Count::default(),

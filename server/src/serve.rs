@@ -41,7 +41,7 @@ use crate::shard::io::{Driver, probe_driver};
 use crate::shard::{self, Clocks, ShardStart};
 use crate::snapshot::{Builder, Snapshot};
 use crate::startup::{
-    Cores, Listeners, StartError, choose_cores, connections_per_shard, listen, raise_descriptor_limit,
+    Cores, Listeners, StartError, choose_cores, connections_per_shard, files_per_shard, listen, raise_descriptor_limit,
 };
 use crate::{fill, sys};
 
@@ -118,7 +118,8 @@ pub fn run(settings: &Settings) -> Result<(), ServeError> {
     };
     let summary =
         summary(&listeners, accept, &cores, (driver, refusal.as_ref()), connections_max, descriptors, &backing);
-    let process = Process { settings, secret: &secret, accept, cores, driver, connections_max, window };
+    let files_max = files_per_shard(descriptors, shards_count);
+    let process = Process { settings, secret: &secret, accept, cores, driver, connections_max, files_max, window };
     process.serve(listeners, backing, &summary)
 }
 
@@ -202,6 +203,7 @@ struct Process<'a> {
     cores: Cores,
     driver: Driver,
     connections_max: usize,
+    files_max: usize,
     window: Window,
 }
 
@@ -280,6 +282,7 @@ impl Process<'_> {
                 driver: self.driver,
                 listeners,
                 connections_max: self.connections_max,
+                files_max: self.files_max,
                 rules: Arc::new(rules(self.settings)),
                 keys: Arc::new(Keys::new(self.secret)),
                 to_control,

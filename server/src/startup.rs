@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::limits::{DESCRIPTORS_RESERVED, LISTEN_BACKLOG, NOTSENT_LOWAT_BYTES, PORT_RETRY_MS};
+use crate::limits::{DESCRIPTORS_RESERVED, FILES_MAX, LISTEN_BACKLOG, NOTSENT_LOWAT_BYTES, PORT_RETRY_MS};
 use crate::settings::{Accept, Settings};
 
 /// Why the server cannot start, as one plain sentence with its remedy.
@@ -95,13 +95,19 @@ pub fn raise_descriptor_limit() -> u64 {
 pub fn connections_per_shard(settings: &Settings, limit: u64, shards_count: usize) -> Result<usize, StartError> {
     // A third where the limit is small, so that even a hundred descriptors serve somebody.
     let reserved = (DESCRIPTORS_RESERVED as u64).min(limit / 3).max(limit.min(24));
-    // A ring, an event and a timer descriptor or three, and a listener per address, for each shard.
-    let left = limit.saturating_sub(reserved + 6 * shards_count as u64) / shards_count as u64;
+    // A ring, an event and a timer descriptor or three, and a listener per address, for each shard; and its files.
+    let of_shard = 6 + files_per_shard(limit, shards_count) as u64;
+    let left = limit.saturating_sub(reserved + of_shard * shards_count as u64) / shards_count as u64;
     if left == 0 {
         return Err(StartError::Descriptors { limit });
     }
     let wanted = settings.connections_max.unwrap_or(u64::MAX);
     Ok(usize::try_from(left.min(wanted)).unwrap_or(usize::MAX))
+}
+
+/// Files of ready-made responses that each shard may have open: few where descriptors are few.
+pub fn files_per_shard(limit: u64, shards_count: usize) -> usize {
+    usize::try_from(limit / 16 / shards_count as u64).unwrap_or(usize::MAX).min(FILES_MAX)
 }
 
 /// Listening sockets: one list a shard, or one list for the acceptor.
@@ -284,7 +290,7 @@ mod tests {
         assert!(matches!(connections_per_shard(&none, 20, 1), Err(StartError::Descriptors { limit: 20 })));
         let few = connections_per_shard(&none, 100, 1).expect("a hundred descriptors serve somebody");
         assert!((40..100).contains(&few), "{few}");
-        assert_eq!(connections_per_shard(&none, 20_000, 2).expect("many"), (20_000 - 64 - 12) / 2);
+        assert_eq!(connections_per_shard(&none, 20_000, 2).expect("many"), (20_000 - 64 - 2 * (6 + 16)) / 2);
         let set = settings(&["--connections-max", "10"]);
         assert_eq!(connections_per_shard(&set, 20_000, 2).expect("as set"), 10);
     }

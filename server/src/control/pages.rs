@@ -194,24 +194,27 @@ impl fmt::Debug for Counted {
 
 type PerShard = (&'static str, &'static str, fn(&ShardCounters) -> &Count);
 
-const SHARD_COUNTERS: [PerShard; 9] = [
+const SHARD_COUNTERS: [PerShard; 11] = [
     ("accepted", "Connections taken", |shard| &shard.accepted),
     ("cut", "Connections ended by a deadline or a bound", |shard| &shard.cut),
     ("accept_exhausted", "Times that accepting waited for descriptors or memory", |shard| &shard.accept_exhausted),
     ("reads", "Reads from sockets that brought bytes", |shard| &shard.reads),
     ("read_bytes", "Bytes read", |shard| &shard.read_bytes),
     ("socket_writes", "Writes to sockets", |shard| &shard.writes),
+    ("file_writes", "Writes to sockets by sendfile from a ready-made response's file", |shard| &shard.file_writes),
+    ("files_failed", "Files of ready-made responses that could not be made", |shard| &shard.files_failed),
     ("written_bytes", "Bytes written", |shard| &shard.written_bytes),
     ("deferred", "Groups handed to the control plane", |shard| &shard.deferred),
     ("queue_full", "Groups refused because a queue was full", |shard| &shard.queue_full),
 ];
 
-const SHARD_GAUGES: [PerShard; 5] = [
+const SHARD_GAUGES: [PerShard; 6] = [
     ("connections", "Connections open", |shard| &shard.connections),
     ("busy_connections", "Connections that read into a buffer of their own", |shard| &shard.busy),
     ("input_bytes", "Bytes of unfinished requests held", |shard| &shard.input_bytes),
     ("unsent_bytes", "Bytes of answers that clients have not taken", |shard| &shard.unsent_bytes),
     ("ready_bytes", "Bytes of ready-made responses", |shard| &shard.ready_bytes),
+    ("file_bytes", "Bytes of the files of ready-made responses", |shard| &shard.file_bytes),
 ];
 
 impl Collector for Counted {

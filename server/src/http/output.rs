@@ -2,14 +2,19 @@
 //!
 //! Three kinds of bytes leave: a part of a ready-made buffer (shared by everyone who asked the same), a buffer put
 //! together for this connection from the shard's [`Pool`], and, above [`COPIED_BODY_BYTES_MAX`], slices of a snapshot.
+//! A ready-made buffer may have a second form, a file with the same bytes: large parts of it then leave without a copy.
 //! Small neighbours are copied together, so that a mixed batch is one write; equal answers stay one slice of one run.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::limits::{COALESCED_BYTES_MAX, COPIED_BODY_BYTES_MAX, OUTPUT_BYTES_PER_TURN, POOL_FREE_BUFFERS_MAX};
+use crate::limits::{
+    COALESCED_BYTES_MAX, COPIED_BODY_BYTES_MAX, FILE_AFTER_WRITES, FILE_WRITE_BYTES_MIN, OUTPUT_BYTES_PER_TURN,
+    POOL_FREE_BUFFERS_MAX,
+};
 use crate::snapshot::{Slice, Snapshot, Walk};
 
 /// Capacities of the pool's buffers, smallest first; what is larger is allocated as it comes and freed after use.
@@ -28,12 +33,23 @@ struct PoolState {
     shells: RefCell<Vec<Rc<Buffer>>>,
     /// Bytes of capacity of all sealed buffers that are alive, each counted once however many send it.
     live_bytes: Cell<usize>,
+    /// Files that buffers may still get.
+    files_left: Cell<usize>,
+    /// Bytes of the files that are open.
+    file_bytes: Cell<usize>,
 }
 
 impl Pool {
-    /// An empty pool.
+    /// An empty pool, whose buffers have no files.
     pub fn new() -> Pool {
         Pool::default()
+    }
+
+    /// An empty pool. At most `files_max` of its buffers have a file at once.
+    pub fn with_files(files_max: usize) -> Pool {
+        let pool = Pool::default();
+        pool.state.files_left.set(files_max);
+        pool
     }
 
     /// An empty vector that holds at least `capacity` bytes without growing.
@@ -54,8 +70,18 @@ impl Pool {
 
     /// Makes `bytes` immutable and shareable. They return to the pool when the last owner is done.
     pub fn seal(&self, bytes: Vec<u8>) -> Rc<Buffer> {
+        self.seal_as(bytes, false)
+    }
+
+    /// As [`seal`](Pool::seal), for bytes that many requests will be answered with.
+    pub fn seal_ready_made(&self, bytes: Vec<u8>) -> Rc<Buffer> {
+        self.seal_as(bytes, true)
+    }
+
+    fn seal_as(&self, bytes: Vec<u8>, is_ready_made: bool) -> Rc<Buffer> {
         self.state.live_bytes.set(self.state.live_bytes.get() + bytes.capacity());
-        let sealed = Buffer { bytes, pool: Some(Rc::clone(&self.state)) };
+        let pool = Some(Rc::clone(&self.state));
+        let sealed = Buffer { bytes, pool, is_ready_made, large_writes: Cell::new(0), file: OnceCell::new() };
         let shell = self.state.shells.borrow_mut().pop();
         match shell {
             Some(mut shell) => {
@@ -81,6 +107,11 @@ impl Pool {
     pub fn live_bytes(&self) -> usize {
         self.state.live_bytes.get()
     }
+
+    /// Bytes of all files of buffers that are alive.
+    pub fn file_bytes(&self) -> usize {
+        self.state.file_bytes.get()
+    }
 }
 
 impl PoolState {
@@ -100,6 +131,11 @@ pub struct Buffer {
     bytes: Vec<u8>,
     /// Where the bytes go; `None` when they have gone.
     pool: Option<Rc<PoolState>>,
+    is_ready_made: bool,
+    /// Large writes of these bytes so far; counts no further than is asked about.
+    large_writes: Cell<u8>,
+    /// The same bytes.
+    file: OnceCell<OwnedFd>,
 }
 
 impl Buffer {
@@ -113,9 +149,47 @@ impl Buffer {
         self.bytes.capacity()
     }
 
+    /// A file that holds the same bytes, if it has been given one.
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.get().map(AsFd::as_fd)
+    }
+
+    /// Counts a write of `bytes` of it; whether a file would pay from now on. Only what many will ask for is worth the
+    /// making, and only if it is asked for again before it is replaced.
+    pub fn deserves_file(&self, bytes: usize) -> bool {
+        if bytes < FILE_WRITE_BYTES_MIN || !self.is_ready_made || self.file.get().is_some() {
+            return false;
+        }
+        let writes = self.large_writes.get() + 1;
+        if writes < FILE_AFTER_WRITES {
+            self.large_writes.set(writes);
+            return false;
+        }
+        self.pool.as_ref().is_some_and(|pool| pool.files_left.get() > 0)
+    }
+
+    /// Gives it a file, which must hold the same bytes and never change.
+    pub fn attach_file(&self, file: OwnedFd) {
+        let Some(pool) = &self.pool else { return };
+        if self.file.set(file).is_ok() {
+            pool.files_left.set(pool.files_left.get() - 1);
+            pool.file_bytes.set(pool.file_bytes.get() + self.bytes.len());
+        }
+    }
+
+    /// Another attempt to make a file waits as long as the first.
+    pub fn no_file_now(&self) {
+        self.large_writes.set(0);
+    }
+
     fn let_go(&mut self) {
         if let Some(pool) = self.pool.take() {
             pool.live_bytes.set(pool.live_bytes.get() - self.bytes.capacity());
+            if self.file.take().is_some() {
+                // What is still on its way keeps the pages, not the file.
+                pool.files_left.set(pool.files_left.get() + 1);
+                pool.file_bytes.set(pool.file_bytes.get() - self.bytes.len());
+            }
             pool.give_back(std::mem::take(&mut self.bytes));
         }
     }

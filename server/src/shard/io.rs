@@ -24,9 +24,10 @@ pub use monoio::io::{CancelHandle, Canceller};
 use monoio::time::TimeDriver;
 use monoio::{LegacyDriver, Runtime as MonoioRuntime, RuntimeBuilder};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, Shutdown, SocketFlags};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
 
 use crate::http::output::Buffer;
+use crate::limits::DIRECT_WRITES_MAX;
 
 /// How a shard waits for the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,8 +190,16 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
 }
 
 /// One connection's socket in the calling thread's runtime.
+///
+/// It begins with the runtime's operations. The first write from a file makes it *direct*: non-blocking, written by system
+/// calls, because there is no operation for `sendfile(2)` and an operation on a non-blocking socket answers EAGAIN instead
+/// of waiting. It goes back when large writes stop.
 pub struct Stream {
     inner: monoio::net::TcpStream,
+    /// Direct writes without a file that are still to come before it goes back; 0 while it is not direct.
+    direct_writes_left: u8,
+    /// The last thing done was a direct write.
+    has_written_direct: bool,
 }
 
 impl Stream {
@@ -203,14 +212,16 @@ impl Stream {
             rustix::io::ioctl_fionbio(&socket, true)?;
         }
         let socket = std::net::TcpStream::from(socket);
-        Ok(Stream { inner: monoio::net::TcpStream::from_std(socket)? })
+        let inner = monoio::net::TcpStream::from_std(socket)?;
+        Ok(Stream { inner, direct_writes_left: 0, has_written_direct: false })
     }
 
     /// Waits until there is something to read (bytes, the end of the stream, an error).
     ///
     /// # Errors
     /// As `poll(2)`.
-    pub fn readable(&self) -> impl Future<Output = io::Result<()>> + '_ {
+    pub fn readable(&mut self) -> impl Future<Output = io::Result<()>> + '_ {
+        self.has_written_direct = false;
         self.inner.readable(false)
     }
 
@@ -254,7 +265,94 @@ impl Stream {
     /// # Errors
     /// As `writev(2)`.
     pub async fn write_pieces(&mut self, pieces: impl IoVecBuf) -> io::Result<usize> {
+        self.leave_direct()?;
         self.inner.writev(pieces).await.0
+    }
+
+    /// Whether it is written by system calls at the moment. Then a read operation would not wait either.
+    pub fn is_direct(&self) -> bool {
+        self.direct_writes_left > 0
+    }
+
+    /// Whether a write must wait for [`writable`](Stream::writable): the last thing done was a direct write. Without it one
+    /// with much to say would hold the shard; after one that found no room it would spin.
+    pub fn must_wait(&self) -> bool {
+        self.has_written_direct
+    }
+
+    /// Waits until there is room for a direct write. It goes to the end of the round even when there is.
+    ///
+    /// # Errors
+    /// As `poll(2)`.
+    pub fn writable(&self) -> impl Future<Output = io::Result<()>> + '_ {
+        self.inner.writable(false)
+    }
+
+    /// Writes a part of `buffer` by a system call, from its file if it has one and that is wanted; answers how many bytes
+    /// the kernel took, `None` when there is no room.
+    ///
+    /// # Errors
+    /// As `sendfile(2)` and `send(2)`.
+    pub fn write_direct(
+        &mut self,
+        buffer: &Buffer,
+        start: usize,
+        end: usize,
+        from_file: bool,
+    ) -> io::Result<Option<usize>> {
+        let file = buffer.file().filter(|_| from_file);
+        if file.is_some() {
+            self.enter_direct()?;
+        }
+        let socket = crate::sys::borrow_fd(&self.inner);
+        let sent = match file {
+            Some(file) => send_file(socket, file, start, end),
+            None => rustix::net::send(socket, &buffer.bytes()[start..end], SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+        };
+        self.has_written_direct = true;
+        match sent {
+            Ok(count) => {
+                self.wrote(file.is_some())?;
+                Ok(Some(count))
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn wrote(&mut self, from_file: bool) -> io::Result<()> {
+        if from_file {
+            self.direct_writes_left = DIRECT_WRITES_MAX;
+            return Ok(());
+        }
+        match self.direct_writes_left {
+            1 => self.leave_direct(),
+            left => {
+                self.direct_writes_left = left - 1;
+                Ok(())
+            }
+        }
+    }
+
+    /// Nothing is in flight when a write begins, so the flag changes under nobody.
+    fn enter_direct(&mut self) -> io::Result<()> {
+        if !self.is_direct() {
+            if !monoio::utils::is_legacy() {
+                rustix::io::ioctl_fionbio(crate::sys::borrow_fd(&self.inner), true)?;
+            }
+            self.direct_writes_left = DIRECT_WRITES_MAX;
+        }
+        Ok(())
+    }
+
+    fn leave_direct(&mut self) -> io::Result<()> {
+        if self.is_direct() {
+            if !monoio::utils::is_legacy() {
+                rustix::io::ioctl_fionbio(crate::sys::borrow_fd(&self.inner), false)?;
+            }
+            self.direct_writes_left = 0;
+        }
+        Ok(())
     }
 
     /// The socket's number, for [`crate::sys::shutdown`] by the sweep. Not to be kept beyond the stream's life.
@@ -278,6 +376,18 @@ impl Stream {
 /// Whether a read was ended by its canceller.
 pub fn is_canceled(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::CANCELED.raw_os_error())
+}
+
+#[cfg(target_os = "linux")]
+fn send_file(socket: BorrowedFd<'_>, file: BorrowedFd<'_>, start: usize, end: usize) -> rustix::io::Result<usize> {
+    let mut offset = start as u64;
+    rustix::fs::sendfile(socket, file, Some(&mut offset), end - start)
+}
+
+/// Nobody makes a file here.
+#[cfg(not(target_os = "linux"))]
+fn send_file(_: BorrowedFd<'_>, _: BorrowedFd<'_>, _: usize, _: usize) -> rustix::io::Result<usize> {
+    Err(Errno::NOSYS)
 }
 
 fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<usize>> {

@@ -4,6 +4,7 @@
 //! - [`io`]: the one file that knows the runtime.
 //! - [`accept`]: connections come in.
 //! - [`connection`]: one connection's bytes, between its socket and its state machine.
+//! - `file`: ready-made responses as files, for the kernel to send without a copy.
 //! - `sweep`: time, deadlines and bounds, twenty times a second.
 //! - [`deadlines`]: the timing wheel.
 
@@ -11,6 +12,7 @@ pub mod accept;
 pub mod connection;
 
 pub mod deadlines;
+mod file;
 pub mod io;
 mod sweep;
 
@@ -49,6 +51,8 @@ pub struct ShardStart {
     pub listeners: Vec<TcpListener>,
     /// Connections that it may have at once; one more makes the longest idle one go.
     pub connections_max: usize,
+    /// Files of ready-made responses that it may have open.
+    pub files_max: usize,
     /// Deadlines and bounds.
     pub rules: Arc<Rules>,
     /// Keys of the tokens that writes need.
@@ -148,7 +152,7 @@ async fn serve(start: ShardStart) -> std::io::Result<()> {
     let site = Site {
         known: KnownHeads::default(),
         responses: Responses::default(),
-        pool: Pool::new(),
+        pool: Pool::with_files(start.files_max),
         held: Rc::new(Held { snapshot: start.to_control.snapshot() }),
         now,
         date: HttpDate::at(now.second),

@@ -82,6 +82,7 @@ impl Shard {
             let unsent_bytes = site.pool.live_bytes() - site.responses.bytes();
             self.counters.unsent_bytes.set(unsent_bytes as u64);
             self.counters.ready_bytes.set(site.responses.bytes() as u64);
+            self.counters.file_bytes.set(site.pool.file_bytes() as u64);
             (site.input_bytes, unsent_bytes, site.held.snapshot.replaced_bytes())
         };
         if input_bytes > INPUT_BYTES_MAX {

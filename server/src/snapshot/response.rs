@@ -269,7 +269,7 @@ fn build(query: Query, slice: Slice, wanted: usize, current: &Current<'_>) -> En
         response_bytes,
         copies,
         copies_wanted: 1,
-        buffer: current.pool.seal(bytes),
+        buffer: current.pool.seal_ready_made(bytes),
     }
 }
 

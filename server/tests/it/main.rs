@@ -21,6 +21,7 @@ mod crash;
 mod deadlines;
 mod descriptors;
 mod drain;
+mod files;
 mod harness;
 mod pipelining;
 mod start;
