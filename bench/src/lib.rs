@@ -6,6 +6,7 @@
 //! - `process` starts servers and reads what the kernel and they themselves tell about their work.
 //! - `matrix` runs server and references interleaved and judges the ratios; `statistics` is its arithmetic.
 //! - `writes` sends writes: their rate, what they cost the reads, and how old what is read is.
+//! - `balance` counts how evenly shards share connections.
 //! - `memory` holds connections open, idle or never read.
 //!
 //! A server under test is judged by its CPU time per checked answer. Requests per second depend on the generator's
@@ -13,6 +14,7 @@
 
 #![cfg(target_os = "linux")]
 
+pub mod balance;
 pub mod clock;
 pub mod empty_loop;
 pub mod error;

@@ -105,7 +105,7 @@ pub fn run(settings: &Settings) -> Result<(), ServeError> {
     let cores = choose_cores(settings);
     let shards_count = cores.of_shard.len();
     let connections_max = connections_per_shard(settings, descriptors, shards_count)?;
-    let accept = settings.accept.unwrap_or(if cfg!(target_os = "macos") { Accept::Handoff } else { Accept::Reuseport });
+    let accept = settings.accept.unwrap_or_else(|| Accept::default_for(shards_count));
     let listeners = listen(settings, accept, shards_count)?;
     let (driver, refusal) = probe_driver();
     let window = Window {

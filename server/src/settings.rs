@@ -83,6 +83,14 @@ pub enum Accept {
     Handoff,
 }
 
+impl Accept {
+    /// The way that spreads connections evenly; with one shard there is nothing to spread, and the kernel's is the cheaper
+    /// one. On macOS `SO_REUSEPORT` gives everything to the last listener.
+    pub fn default_for(shards_count: usize) -> Accept {
+        if shards_count > 1 || cfg!(target_os = "macos") { Accept::Handoff } else { Accept::Reuseport }
+    }
+}
+
 /// Settings of every command.
 #[derive(Clone, Debug, Args)]
 pub struct Settings {
@@ -102,7 +110,7 @@ pub struct Settings {
     #[arg(long, env, global = true, value_name = "BOOL")]
     pub pin: Option<bool>,
 
-    /// How connections reach the shards [default: reuseport; handoff on macOS]
+    /// How connections reach the shards [default: handoff; reuseport for one shard]
     #[arg(long, env, global = true, value_name = "HOW")]
     pub accept: Option<Accept>,
 

@@ -11,10 +11,10 @@ use crate::report::{Report, Tally};
 use crate::stack::{Scoped, Security};
 use crate::{imports, licences, links, manifests, openapi, readme, sanitizer, tools};
 
-/// The other drivers and accept modes; the first run of all tests takes the defaults.
+/// The other drivers and accept modes; the first run of all tests takes the defaults, io_uring and handoff.
 const SOCKET_MODES: &[(&str, &[(&str, &str)])] = &[
-    ("socket tests, io_uring, handoff", &[("ACCEPT", "handoff")]),
-    ("socket tests, legacy driver, reuseport", &[("MONOIO_FORCE_LEGACY_DRIVER", "1")]),
+    ("socket tests, io_uring, reuseport", &[("ACCEPT", "reuseport")]),
+    ("socket tests, legacy driver, reuseport", &[("MONOIO_FORCE_LEGACY_DRIVER", "1"), ("ACCEPT", "reuseport")]),
     ("socket tests, legacy driver, handoff", &[("MONOIO_FORCE_LEGACY_DRIVER", "1"), ("ACCEPT", "handoff")]),
 ];
 

@@ -1,5 +1,6 @@
 //! Subcommands: arguments in, text or JSON out, and an exit code that a script can trust.
 
+mod balance;
 mod cluster;
 mod load;
 mod matrix;
@@ -33,6 +34,8 @@ enum Command {
     Writes(writes::WritesArgs),
     /// Every write read back at once on other connections.
     Pairs(writes::PairsArgs),
+    /// How evenly shards share connections, and what taking one costs, for each way to accept.
+    Balance(balance::BalanceArgs),
     /// Memory of idle connections.
     Idle(memory::IdleArgs),
     /// Memory of connections that ask and never read.
@@ -85,6 +88,7 @@ fn run(command: Command) -> Result<Verdict> {
         Command::Cluster(args) => cluster::run(&args),
         Command::Writes(args) => writes::run(&args),
         Command::Pairs(args) => writes::run_pairs(&args),
+        Command::Balance(args) => balance::run(&args),
         Command::Idle(args) => memory::run_idle(&args),
         Command::Stall(args) => memory::run_stall(&args),
         Command::Loop(reference) => empty_loop::serve(&reference).map(|()| Verdict::Passed),
@@ -95,4 +99,16 @@ fn run(command: Command) -> Result<Verdict> {
 fn write_json(report: &impl serde::Serialize, path: &Path) -> Result<()> {
     let text = serde_json::to_string_pretty(report).map_err(std::io::Error::from).context("making JSON")?;
     std::fs::write(path, text + "\n").context(format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// Two arguments of one name, a default that does not parse: said here and not at the first use.
+    #[test]
+    fn the_arguments_are_sound() {
+        Arguments::command().debug_assert();
+    }
 }

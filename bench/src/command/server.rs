@@ -47,7 +47,19 @@ impl ServerArgs {
         self.start_on(Backing::File { todos_count: self.todos })
     }
 
+    /// How a server on a data file would be started.
+    pub fn on_file(&self) -> Result<ServerOptions> {
+        Ok(self.options(Backing::File { todos_count: self.todos })?.0)
+    }
+
     fn start_on(&self, backing: Backing) -> Result<Started> {
+        let (options, generator_cpu) = self.options(backing)?;
+        let reference_cpu = options.cpus[0];
+        Ok(Started { server: Server::start(&options)?, reference_cpu, generator_cpu })
+    }
+
+    /// The options, and the CPU of the generators.
+    fn options(&self, backing: Backing) -> Result<(ServerOptions, usize)> {
         let allowed = host::allowed_cpus()?;
         let (Some(&first), Some(&last)) = (allowed.first(), allowed.last()) else {
             return Err(Error::Unusable("no CPU may be used".into()));
@@ -58,15 +70,15 @@ impl ServerArgs {
             eprintln!("todo-bench: server and generator share CPU {generator_cpu}: the figures mix them up");
         }
         let beside = self.server.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let reference_cpu = cpus[0];
-        let server = Server::start(&ServerOptions {
+        let options = ServerOptions {
             binary: self.server.clone(),
             cpus,
             shards_count: self.shards,
+            accept: None,
             backing,
             data_directory: self.data_dir.clone().or(beside.map(PathBuf::from)).unwrap_or_else(|| ".".into()),
-        })?;
-        Ok(Started { server, reference_cpu, generator_cpu })
+        };
+        Ok((options, generator_cpu))
     }
 }
 

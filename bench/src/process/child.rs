@@ -25,6 +25,8 @@ pub struct ServerOptions {
     pub cpus: Vec<usize>,
     /// `SHARDS`.
     pub shards_count: usize,
+    /// `ACCEPT`; the server's own default when absent.
+    pub accept: Option<&'static str>,
     /// What it stands on.
     pub backing: Backing,
     /// Where a directory of its own is made. On a disk: in memory an fsync costs nothing.
@@ -68,6 +70,7 @@ impl Server {
             .env("HTTP_HOST", "127.0.0.1")
             .env("HTTP_PORT", port.to_string())
             .env("SHARDS", options.shards_count.to_string())
+            .envs(options.accept.map(|way| ("ACCEPT", way)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("sharing the log file")?)
             .stderr(log);

@@ -1,7 +1,7 @@
 //! The whole server, from outside: the real binary on a port of its own, spoken to over real sockets.
 //!
 //! Everything passes with every I/O driver and accept mode, chosen by the environment that the tests are run with:
-//! `MONOIO_FORCE_LEGACY_DRIVER=1`, `ACCEPT=handoff`, both, or neither. `KILL_ROUNDS` raises the rounds of kill -9.
+//! `MONOIO_FORCE_LEGACY_DRIVER=1`, `ACCEPT=reuseport`, both, or neither. `KILL_ROUNDS` raises the rounds of kill -9.
 //!
 //! No test sleeps to be right: it waits for what must come, and fails when that has not come in [`harness::PATIENCE`].
 
