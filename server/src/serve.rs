@@ -118,7 +118,7 @@ pub fn run(settings: &Settings) -> Result<(), ServeError> {
     };
     let summary =
         summary(&listeners, accept, &cores, (driver, refusal.as_ref()), connections_max, descriptors, &backing);
-    let files_max = files_per_shard(descriptors, shards_count);
+    let files_max = if settings.sendfile { files_per_shard(descriptors, shards_count) } else { 0 };
     let process = Process { settings, secret: &secret, accept, cores, driver, connections_max, files_max, window };
     process.serve(listeners, backing, &summary)
 }

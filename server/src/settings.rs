@@ -174,6 +174,10 @@ pub struct Settings {
     #[arg(long, env, global = true, default_value_t = DRAIN_TIMEOUT_MS_DEFAULT, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
     pub drain_timeout_ms: u64,
 
+    /// Send large ready-made answers from files in memory, without a copy; Linux only
+    #[arg(long, env, global = true, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub sendfile: bool,
+
     /// Send and receive buffer of each connection, in bytes [default: the system's]
     #[arg(long, env, global = true, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=1_073_741_824))]
     pub socket_buffer_bytes: Option<u32>,
