@@ -7,12 +7,14 @@
 //! - `matrix` runs server and references interleaved and judges the ratios; `statistics` is its arithmetic.
 //! - `writes` sends writes: their rate, what they cost the reads, and how old what is read is.
 //! - `memory` holds connections open, idle or never read.
+//! - `audit` checks what other clients printed; it measures nothing.
 //!
 //! A server under test is judged by its CPU time per checked answer. Requests per second depend on the generator's
 //! core too and are a server's result only while that core is not the limit.
 
 #![cfg(target_os = "linux")]
 
+pub mod audit;
 pub mod clock;
 pub mod empty_loop;
 pub mod error;

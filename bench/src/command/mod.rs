@@ -1,5 +1,6 @@
 //! Subcommands: arguments in, text or JSON out, and an exit code that a script can trust.
 
+mod audit;
 mod cluster;
 mod load;
 mod matrix;
@@ -33,6 +34,8 @@ enum Command {
     Writes(writes::WritesArgs),
     /// Every write read back at once on other connections.
     Pairs(writes::PairsArgs),
+    /// Whether a result of autocannon, wrk or h2load agrees with itself; every finding shows its arithmetic.
+    Audit(audit::AuditArgs),
     /// Memory of idle connections.
     Idle(memory::IdleArgs),
     /// Memory of connections that ask and never read.
@@ -85,6 +88,7 @@ fn run(command: Command) -> Result<Verdict> {
         Command::Cluster(args) => cluster::run(&args),
         Command::Writes(args) => writes::run(&args),
         Command::Pairs(args) => writes::run_pairs(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Idle(args) => memory::run_idle(&args),
         Command::Stall(args) => memory::run_stall(&args),
         Command::Loop(reference) => empty_loop::serve(&reference).map(|()| Verdict::Passed),
