@@ -8,7 +8,7 @@ use crate::process::memory::Memory;
 use crate::request;
 use crate::single::SingleClient;
 use rustix::net::{SendFlags, send};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Memory before connections and with them.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct MemoryReport {
     /// Connections held.
     pub connections_count: usize,

@@ -3,6 +3,7 @@
 mod audit;
 mod cluster;
 mod load;
+mod machine;
 mod matrix;
 mod memory;
 mod server;
@@ -36,6 +37,8 @@ enum Command {
     Pairs(writes::PairsArgs),
     /// Whether a result of autocannon, wrk or h2load agrees with itself; every finding shows its arithmetic.
     Audit(audit::AuditArgs),
+    /// What figures of this machine depend on: CPUs, kernel and its settings, compiler, commit.
+    Machine(machine::MachineArgs),
     /// Memory of idle connections.
     Idle(memory::IdleArgs),
     /// Memory of connections that ask and never read.
@@ -89,6 +92,7 @@ fn run(command: Command) -> Result<Verdict> {
         Command::Writes(args) => writes::run(&args),
         Command::Pairs(args) => writes::run_pairs(&args),
         Command::Audit(args) => audit::run(&args),
+        Command::Machine(args) => machine::run(&args),
         Command::Idle(args) => memory::run_idle(&args),
         Command::Stall(args) => memory::run_stall(&args),
         Command::Loop(reference) => empty_loop::serve(&reference).map(|()| Verdict::Passed),

@@ -9,7 +9,7 @@ use crate::process::cpu::ProcessCpu;
 use crate::single::SingleClient;
 use crate::writes::plan::Mix;
 use crate::writes::writer::{self, Options as WriterOptions};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -39,7 +39,7 @@ pub struct Options {
 }
 
 /// What a worker did between the begin and the end of the window.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Applied {
     /// Commands applied per second.
     pub per_second: f64,
@@ -50,7 +50,7 @@ pub struct Applied {
 }
 
 /// What it showed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct DurableReport {
     /// 202 per second within the window.
     pub acknowledged_per_second: f64,
