@@ -7,6 +7,7 @@
 //! - `matrix` runs server and references interleaved and judges the ratios; `statistics` is its arithmetic.
 //! - `writes` sends writes: their rate, what they cost the reads, and how old what is read is.
 //! - `memory` holds connections open, idle or never read.
+//! - `report` makes one page of a run, and compares two.
 //! - `audit` checks what other clients printed; it measures nothing.
 //!
 //! A server under test is judged by its CPU time per checked answer. Requests per second depend on the generator's
@@ -24,6 +25,7 @@ pub mod load;
 pub mod matrix;
 pub mod memory;
 pub mod process;
+pub mod report;
 pub mod request;
 pub mod run;
 pub mod scan;

@@ -6,6 +6,7 @@ mod load;
 mod machine;
 mod matrix;
 mod memory;
+mod report;
 mod server;
 mod writes;
 
@@ -39,6 +40,8 @@ enum Command {
     Audit(audit::AuditArgs),
     /// What figures of this machine depend on: CPUs, kernel and its settings, compiler, commit.
     Machine(machine::MachineArgs),
+    /// One page, `report.html`, of all that a run's directory holds; with --against also what differs from another run.
+    Report(report::ReportArgs),
     /// Memory of idle connections.
     Idle(memory::IdleArgs),
     /// Memory of connections that ask and never read.
@@ -93,6 +96,7 @@ fn run(command: Command) -> Result<Verdict> {
         Command::Pairs(args) => writes::run_pairs(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Machine(args) => machine::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Idle(args) => memory::run_idle(&args),
         Command::Stall(args) => memory::run_stall(&args),
         Command::Loop(reference) => empty_loop::serve(&reference).map(|()| Verdict::Passed),
