@@ -145,10 +145,14 @@ pub fn forest(html: &mut Html, description: &str, axis: &Axis, rows: &[Interval]
     svg(html, bottom + 20.0, description, |html| {
         for tick in axis.ticks() {
             let is_one = (tick - 1.0).abs() < 1e-9;
-            vertical(html, axis.x(tick), 0.0, bottom, if is_one { "one" } else { "grid-line" });
+            // Beside the intervals only: across the figures above them lines would be read as digits.
+            for index in 0..rows.len() {
+                let top = ROW_HEIGHT * index as f64;
+                vertical(html, axis.x(tick), top + 17.0, top + 33.0, if is_one { "one" } else { "grid-line" });
+            }
             let words = format!("{tick:.3}");
             let words = words.trim_end_matches('0').trim_end_matches('.');
-            text(html, axis.x(tick), bottom + 14.0, "middle", "small", words);
+            text(html, axis.x(tick), bottom + 12.0, "middle", "small", words);
         }
         for (index, row) in rows.iter().enumerate() {
             let top = ROW_HEIGHT * index as f64;
@@ -182,7 +186,7 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
 }
 
-/// Times over a rate, times on a logarithmic scale.
+/// Times over a rate, times on a logarithmic scale; the highest curve comes first.
 pub fn curves(html: &mut Html, description: &str, curves: &[Curve]) {
     const HEIGHT: f64 = 230.0;
     let (left, right, bottom) = (58.0, WIDTH - 44.0, HEIGHT - 34.0);
@@ -204,6 +208,7 @@ pub fn curves(html: &mut Html, description: &str, curves: &[Curve]) {
         for (share, anchor) in [(0.0, "start"), (0.5, "middle"), (1.0, "end")] {
             text(html, x(rate_max * share), bottom + 16.0, anchor, "small", &units::per_second(rate_max * share));
         }
+        let mut name_bottom = f64::NEG_INFINITY;
         for curve in curves {
             let path: Vec<String> =
                 curve.points.iter().map(|&(rate, ns)| format!("{:.1} {:.1}", x(rate), y(ns))).collect();
@@ -225,7 +230,10 @@ pub fn curves(html: &mut Html, description: &str, curves: &[Curve]) {
                 );
             }
             if let Some(&(rate, ns)) = curve.points.last() {
-                text(html, x(rate) + 8.0, y(ns) + 4.0, "start", "small", curve.name);
+                // Highest first: a name that would cover the one before goes below it.
+                let name_y = (y(ns) + 4.0).max(name_bottom + 12.0);
+                name_bottom = name_y;
+                text(html, x(rate) + 8.0, name_y, "start", "small", curve.name);
             }
         }
     });

@@ -124,17 +124,17 @@ impl fmt::Display for Comparison {
 
 fn compare_cell(new: &CellRun, old: &CellRun) -> Vec<Difference> {
     let mut differences = Vec::new();
-    for ratio in new.ratios_of_server(1) {
+    for ratio in new.ratios_of_server() {
         // The better floor may be another one than before: it is *the* floor all the same.
         let is_floor = new.best_floor.as_deref() == Some(ratio.over.as_str());
         let over = if is_floor { old.best_floor.as_deref() } else { Some(ratio.over.as_str()) };
-        let Some(was) = over.and_then(|over| old.ratio_over(over, 1)) else { continue };
+        let Some(was) = over.and_then(|over| old.ratio_over(over)) else { continue };
         differences.push(Difference {
             cell: cell_name(new.cell),
             over: if is_floor { "the floor".to_owned() } else { label(&ratio.over) },
             new: ratio.estimate,
             old: was.estimate,
-            ruling: rule(new, &ratio, old, &was),
+            ruling: rule(new, ratio, old, was),
         });
     }
     differences
@@ -174,18 +174,18 @@ fn caveats(run: &Run, other: &Run) -> Vec<String> {
             caveats.push(format!("{what}: {one}, it was {two}"));
         }
     };
-    differ("other CPU", run.host().map(|host| host.cpu_model.clone()), other.host().map(|host| host.cpu_model.clone()));
+    differ("CPU", run.host().map(|host| host.cpu_model.clone()), other.host().map(|host| host.cpu_model.clone()));
     let cpus = |run: &Run| run.host().map(|host| host.cpus_count.to_string());
-    differ("other number of CPUs", cpus(run), cpus(other));
-    differ("other kernel", run.host().map(|host| host.kernel.clone()), other.host().map(|host| host.kernel.clone()));
+    differ("number of CPUs", cpus(run), cpus(other));
+    differ("kernel", run.host().map(|host| host.kernel.clone()), other.host().map(|host| host.kernel.clone()));
     let first = |run: &Run, of: fn(&crate::report::input::MatrixRun) -> String| run.matrices.first().map(of);
-    differ("other driver", first(run, |one| one.server_driver.clone()), first(other, |one| one.server_driver.clone()));
+    differ("driver", first(run, |one| one.server_driver.clone()), first(other, |one| one.server_driver.clone()));
     for cell in run.cells() {
         if let Some(old) = other.cells().find(|old| old.cell == cell.cell)
             && cell.response_bytes.abs_diff(old.response_bytes) * 100 > old.response_bytes
         {
             caveats.push(format!(
-                "{}: answers of {} bytes, they were {}",
+                "answers of {}: {} bytes, they were {}",
                 cell_name(cell.cell),
                 units::count(cell.response_bytes as f64),
                 units::count(old.response_bytes as f64)

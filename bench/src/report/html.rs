@@ -56,11 +56,12 @@ impl Html {
             "div",
             &[("class", "scroll"), ("tabindex", "0"), ("role", "region"), ("aria-label", caption)],
             |html| {
-                html.element("table", &[], |html| {
+                let class = if head.len() > 7 { "wide" } else { "" };
+                html.element("table", &[("class", class)], |html| {
                     html.line("caption", &[], caption);
                     html.element("thead", &[], |html| {
                         html.element("tr", &[], |html| {
-                            head.iter().for_each(|name| html.line("th", &[("scope", "col")], name))
+                            head.iter().for_each(|name| html.line("th", &[("scope", "col")], name));
                         });
                     });
                     html.element("tbody", &[], |html| {

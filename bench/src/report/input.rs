@@ -4,6 +4,7 @@
 //! although kinds come and go.
 
 use crate::error::{Context, Error, Result};
+use crate::limits::REQUESTS_PER_READ_TOLERANCE;
 use crate::matrix::{Cell, Rounds, Ruling};
 use crate::memory::MemoryReport;
 use crate::process::host::Host;
@@ -83,7 +84,7 @@ pub struct CellRun {
     pub best_floor: Option<String>,
     /// It over itself.
     pub a_a: Option<Estimate>,
-    /// What was judged.
+    /// What was judged, and what was not but can be reckoned.
     pub ratios: Vec<RatioRun>,
     /// Wrong or missing answers.
     #[serde(default)]
@@ -214,7 +215,7 @@ impl Run {
             .collect::<std::io::Result<_>>()
             .context(format!("reading {}", directory.display()))?;
         names.sort();
-        let run = Run {
+        let mut run = Run {
             name: directory.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
             machine: results(&names, "machine")?.pop(),
             matrices: results(&names, "matrix")?,
@@ -228,6 +229,10 @@ impl Run {
                 "{} has no matrix.json with a cell: `todo-bench matrix --json` writes one",
                 directory.display()
             )));
+        }
+        for matrix in &mut run.matrices {
+            let seed = matrix.rounds.seed;
+            matrix.cells.iter_mut().for_each(|cell| cell.add_missing_ratios(seed));
         }
         Ok(run)
     }
@@ -295,24 +300,36 @@ impl CellRun {
         peers.min_by(|one, other| one.cpu_ns.median.total_cmp(&other.cpu_ns.median))
     }
 
-    /// The server over this kind: as it was judged, or by its samples when nobody judged it.
-    pub fn ratio_over(&self, over: &str, seed: u64) -> Option<RatioRun> {
-        let judged = self.ratios.iter().find(|ratio| ratio.kind == SERVER && ratio.over == over);
-        judged.cloned().or_else(|| {
-            let ratios = paired_ratios(&self.cpu_by_round(SERVER)?, &self.cpu_by_round(over)?);
-            let estimate = bootstrap_median(&ratios, seed)?;
-            Some(RatioRun { kind: SERVER.into(), over: over.into(), estimate, unjudged: None })
-        })
+    /// The server over this kind.
+    pub fn ratio_over(&self, over: &str) -> Option<&RatioRun> {
+        self.ratios.iter().find(|ratio| ratio.kind == SERVER && ratio.over == over)
     }
 
-    /// The server over everything beside which it ran: floor, loop, sendfile, peers.
-    pub fn ratios_of_server(&self, seed: u64) -> Vec<RatioRun> {
+    /// The server over everything beside which it ran: floor, loop, sendfile, then peers.
+    pub fn ratios_of_server(&self) -> Vec<&RatioRun> {
         let rank = |kind: &str| (is_peer(kind), kind == LOOP || kind == SENDFILE);
-        let is_worth_it = |kind: &str| kind != SERVER && (!kind.starts_with("floor-") || self.is_compared(kind));
-        let mut kinds: Vec<&str> =
-            self.figures.iter().map(|figures| figures.kind.as_str()).filter(|kind| is_worth_it(kind)).collect();
+        let mut kinds: Vec<&str> = self.figures.iter().map(|figures| figures.kind.as_str()).collect();
         kinds.sort_by_key(|kind| rank(kind));
-        kinds.into_iter().filter_map(|kind| self.ratio_over(kind, seed)).collect()
+        kinds.into_iter().filter_map(|kind| self.ratio_over(kind)).collect()
+    }
+
+    /// Where nobody judged the server over a kind, its samples say it.
+    fn add_missing_ratios(&mut self, seed: u64) {
+        let is_wanted = |kind: &str| kind == LOOP || kind == SENDFILE || is_peer(kind);
+        let missing = self.figures.iter().filter(|figures| is_wanted(&figures.kind));
+        let missing = missing.filter(|figures| self.ratio_over(&figures.kind).is_none());
+        let added: Vec<RatioRun> = missing.filter_map(|figures| self.ratio_of_samples(figures, seed)).collect();
+        self.ratios.extend(added);
+    }
+
+    fn ratio_of_samples(&self, over: &FiguresRun, seed: u64) -> Option<RatioRun> {
+        let ratios = paired_ratios(&self.cpu_by_round(SERVER)?, &self.cpu_by_round(&over.kind)?);
+        let estimate = bootstrap_median(&ratios, seed)?;
+        let batches = self.figures_of(SERVER).and_then(|server| server.requests_per_read).zip(over.requests_per_read);
+        let unjudged = batches
+            .filter(|(one, other)| (one / other - 1.0).abs() > REQUESTS_PER_READ_TOLERANCE)
+            .map(|(one, other)| format!("not comparable: {one:.1} and {other:.1} requests per read"));
+        Some(RatioRun { kind: SERVER.into(), over: over.kind.clone(), estimate, unjudged })
     }
 
     /// What a gate's word stands for in this cell.
@@ -325,11 +342,6 @@ impl CellRun {
             "original" => Some(ORIGINAL.to_owned()),
             _ => None,
         }
-    }
-
-    /// Of floors only the better ordinary one and sendfile are.
-    fn is_compared(&self, floor: &str) -> bool {
-        floor == SENDFILE || self.best_floor.as_deref() == Some(floor)
     }
 
     /// The mean of a kind's windows of each round.

@@ -62,7 +62,8 @@ fn subtitle(run: &Run) -> String {
     let mut versions: Vec<&str> = versions.collect();
     versions.dedup();
     let driver = run.matrices.first().map_or("", |matrix| matrix.server_driver.as_str());
-    format!("{}, driver {driver}. Run {}.", versions.join(" and "), run.name)
+    let name = if run.name.is_empty() { String::new() } else { format!(" Run “{}”.", run.name) };
+    format!("{}, driver {driver}.{name}", versions.join(" and "))
 }
 
 fn sections<'r>(run: &'r Run, comparison: Option<&'r Comparison>) -> Vec<Section<'r>> {
@@ -94,7 +95,7 @@ fn cpu(html: &mut Html, run: &Run) {
     html.line(
         "p",
         &[],
-        "CPU time of all threads of a server for each answer, checked byte by byte of its frame. Bars are medians, whiskers hold the middle half of the windows. The floor parses nothing and sends the same bytes; no server of these bytes can cost less.",
+        "CPU time of all threads of a server per checked answer. Bars are medians, whiskers hold the middle half of the windows. The floor parses nothing and sends the same bytes; no server of these bytes can cost less.",
     );
     legend(html, run);
     html.element("div", &[("class", "grid")], |html| {
@@ -116,7 +117,7 @@ fn cpu(html: &mut Html, run: &Run) {
                 chart::bars(html, &format!("CPU per request, {}: {}", cell_name(cell.cell), in_words(&bars)), &bars);
                 let bytes = units::count(cell.response_bytes as f64);
                 html.line("figcaption", &[], &format!("{bytes} bytes an answer, {} rounds", cell.rounds_count));
-                doubts(html, &trust::doubts(run, cell));
+                doubts(html, "Not to be trusted here", &trust::doubts(run, cell));
             });
         }
     });
@@ -142,12 +143,12 @@ fn legend(html: &mut Html, run: &Run) {
     });
 }
 
-fn doubts(html: &mut Html, doubts: &[String]) {
+fn doubts(html: &mut Html, heading: &str, doubts: &[String]) {
     if doubts.is_empty() {
         return;
     }
     html.element("div", &[("class", "doubts"), ("role", "note")], |html| {
-        html.line("p", &[], "Not to be trusted here");
+        html.line("p", &[], heading);
         html.element("ul", &[], |html| doubts.iter().for_each(|doubt| html.line("li", &[], doubt)));
     });
 }
@@ -158,8 +159,8 @@ fn ratios(html: &mut Html, run: &Run) {
         &[],
         "CPU of this server over another's, round by round; the dot is the median, the line its 95 % interval. A red mark is the gate: it fails only when the whole line lies above it. Faint lines are not judged. The floor over itself shows what a difference of nothing looks like.",
     );
-    let all: Vec<(&CellRun, Vec<RatioRun>)> = run.cells().map(|cell| (cell, cell.ratios_of_server(1))).collect();
-    let bounds = |cell: &CellRun, ratios: &[RatioRun], peers: bool| -> Vec<f64> {
+    let all: Vec<(&CellRun, Vec<&RatioRun>)> = run.cells().map(|cell| (cell, cell.ratios_of_server())).collect();
+    let bounds = |cell: &CellRun, ratios: &[&RatioRun], peers: bool| -> Vec<f64> {
         let estimates = ratios.iter().filter(|ratio| is_peer(&ratio.over) == peers).map(|ratio| ratio.estimate);
         let estimates = estimates.chain(cell.a_a.filter(|_| !peers));
         estimates.flat_map(|estimate| [estimate.low, estimate.high]).collect()
@@ -195,7 +196,7 @@ fn ratios(html: &mut Html, run: &Run) {
     gate_table(html, run);
 }
 
-fn forest_rows(run: &Run, cell: &CellRun, ratios: &[RatioRun], peers: bool) -> Vec<Interval> {
+fn forest_rows(run: &Run, cell: &CellRun, ratios: &[&RatioRun], peers: bool) -> Vec<Interval> {
     let shown = |estimate: Estimate| format!("{:.3} {}", estimate.median, units::interval(estimate));
     let gate_over = |kind: &str| {
         let is_of = |gate: &GateRun| cell.kind_of_gate(&gate.over).as_deref() == Some(kind);
@@ -229,7 +230,7 @@ fn gate_table(html: &mut Html, run: &Run) {
         .map(|(gate, ruling)| {
             let ratio = run.cells().find(|cell| cell.cell == gate.cell).and_then(|cell| {
                 let over = cell.kind_of_gate(&gate.over)?;
-                cell.ratio_over(&over, 1)
+                cell.ratio_over(&over)
             });
             vec![
                 cell_name(gate.cell),
@@ -314,7 +315,7 @@ fn wire_table(html: &mut Html, run: &Run) {
                 units::count(bytes as f64),
                 units::count(wire_bytes),
             ];
-            row.extend(wire::CARDS_GBE.map(|card| units::amount(wire::responses_per_second(card, wire_bytes))));
+            row.extend(wire::CARDS_GBE.map(|card| units::per_second(wire::responses_per_second(card, wire_bytes))));
             let measured = run.cells().filter(|cell| cell.cell.limit == limit && (cell.cell.depth > 1) == is_pipelined);
             let own = measured.filter_map(|cell| {
                 let figures = cell.figures_of(SERVER).filter(|figures| figures.throughput_is_its_own)?;
@@ -324,7 +325,7 @@ fn wire_table(html: &mut Html, run: &Run) {
                 None => row.extend(["generator-bound".to_owned(), "-".to_owned()]),
                 Some((depth, rate)) => {
                     let gbe = wire::gbe_needed(rate, wire_bytes);
-                    row.push(format!("{} at depth {depth}", units::amount(rate)));
+                    row.push(format!("{} at depth {depth}", units::per_second(rate)));
                     row.push(match wire::card_for(gbe) {
                         Some(card) => format!("{gbe:.1} Gb/s: fits {card} GbE"),
                         None => format!("{gbe:.1} Gb/s: more than 100 GbE"),
@@ -334,16 +335,7 @@ fn wire_table(html: &mut Html, run: &Run) {
             row
         })
         .collect();
-    let head = [
-        "answers",
-        "bytes",
-        "on the wire",
-        "10 GbE, per s",
-        "25 GbE, per s",
-        "100 GbE, per s",
-        "one core, per s",
-        "that needs",
-    ];
+    let head = ["answers", "bytes", "on the wire", "10 GbE", "25 GbE", "100 GbE", "one core", "that needs"];
     html.table("Answers per second that a card lets through, and one core", &head, &rows);
 }
 
@@ -362,9 +354,9 @@ fn latency(html: &mut Html, run: &Run) {
             points: runs.iter().map(|run| (run.responses_per_second, of(&run.block_latency_us) * 1e3)).collect(),
         };
         let curves = [
-            curve("p50", "server", |latency| latency.p50),
-            curve("p99", "peer", |latency| latency.p99),
             curve("p99.9", "original", |latency| latency.p999),
+            curve("p99", "peer", |latency| latency.p99),
+            curve("p50", "server", |latency| latency.p50),
         ];
         html.element("figure", &[], |html| {
             html.line("h3", &[], "Latency over requests per second");
@@ -375,14 +367,14 @@ fn latency(html: &mut Html, run: &Run) {
         .iter()
         .map(|run| {
             let latency = &run.block_latency_us;
-            let mut row = vec![units::amount(run.rate.unwrap_or(run.responses_per_second))];
-            row.push(units::amount(run.responses_per_second));
+            let mut row = vec![units::per_second(run.rate.unwrap_or(run.responses_per_second))];
+            row.push(units::per_second(run.responses_per_second));
             row.extend([latency.p50, latency.p99, latency.p999, latency.max].map(|us| units::time(us * 1e3)));
             row.push(latency_doubt(run));
             row
         })
         .collect();
-    let head = ["asked for, per s", "answered, per s", "p50", "p99", "p99.9", "max", "trust"];
+    let head = ["asked for", "answered", "p50", "p99", "p99.9", "max", "trust"];
     html.table("Latency at a rate, from when a block was due to its last answer", &head, &rows);
 }
 
@@ -408,7 +400,7 @@ fn ages(html: &mut Html, run: &Run) {
     html.line(
         "p",
         &[],
-        "The age of what is read is the time since the oldest write that was acknowledged and is not yet in the list. It is taken with cores to spare: otherwise it would be the scheduler's.",
+        "The age of a read is the time from when a client sent the oldest write that it should have shown and did not, to when the read itself was sent; 0 when it shows all. It is taken with cores to spare: otherwise it would be the scheduler's.",
     );
     let beside = run.interferences().map(|report| ("one process".to_owned(), &report.ages, report.writes_per_second));
     let clustered = run
@@ -439,7 +431,7 @@ fn ages(html: &mut Html, run: &Run) {
             vec![
                 name.clone(),
                 units::count(writes.median),
-                units::amount(ages.reads_per_second),
+                units::per_second(ages.reads_per_second),
                 units::time(ages.p50_ms * 1e6),
                 units::time(ages.p99_ms * 1e6),
                 units::time(ages.max_ms * 1e6),
@@ -490,8 +482,8 @@ fn interference_table(html: &mut Html, run: &Run) {
                 format!("{:.3} {}", report.ratio.median, units::interval(report.ratio)),
                 format!("{:.3} {}", report.a_a.median, units::interval(report.a_a)),
                 units::time(report.shard_ns_per_write.median),
-                units::amount(report.reads_per_second_alone.median),
-                units::amount(report.reads_per_second_beside.median),
+                units::per_second(report.reads_per_second_alone.median),
+                units::per_second(report.reads_per_second_beside.median),
                 if report.a_a.contains(1.0) { "yes" } else { "no: A/A does not contain 1" }.to_owned(),
             ]
         })
@@ -548,13 +540,13 @@ fn writes(html: &mut Html, run: &Run) {
             let load = report.rate.map_or("closed loop".to_owned(), |rate| format!("{} offered/s", units::count(rate)));
             vec![
                 format!("{} connections, depth {}, {load}", report.connections_count, report.depth),
-                units::amount(report.acknowledged_per_second),
+                units::per_second(report.acknowledged_per_second),
                 report.commits_per_second.map_or("-".to_owned(), units::count),
                 units::time(report.fdatasync_us * 1e3),
                 units::time(report.latency_p50_ms * 1e6),
                 units::time(report.latency_p99_ms * 1e6),
                 units::time(report.server_ns_per_write),
-                report.applied.as_ref().map_or("-".to_owned(), |applied| units::amount(applied.per_second)),
+                report.applied.as_ref().map_or("-".to_owned(), |applied| units::per_second(applied.per_second)),
                 if report.faults.is_empty() && report.refused == 0 {
                     "yes".to_owned()
                 } else {
@@ -564,7 +556,7 @@ fn writes(html: &mut Html, run: &Run) {
         })
         .collect();
     let head =
-        ["load", "202/s", "commits/s", "one fdatasync", "202 p50", "202 p99", "CPU a write", "applied/s", "trust"];
+        ["load", "acknowledged", "commits/s", "one fdatasync", "202 p50", "202 p99", "CPU a write", "applied", "trust"];
     html.table("Durable writes", &head, &rows);
 }
 
@@ -611,12 +603,12 @@ fn against(html: &mut Html, comparison: &Comparison) {
         "p",
         &[],
         &format!(
-            "This run beside {}. Ratios that were taken within each run are compared, never nanoseconds: two hours of a machine are two machines. {}",
+            "This run beside “{}”. Ratios that were taken within each run are compared, never nanoseconds: two hours of a machine are two machines. {}",
             comparison.against,
             comparison.verdict()
         ),
     );
-    doubts(html, &comparison.caveats);
+    doubts(html, "The two runs are not of the same", &comparison.caveats);
     let outside: Vec<&_> = comparison.outside_noise().collect();
     if !outside.is_empty() {
         html.line("h3", &[], "Outside the noise");

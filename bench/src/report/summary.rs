@@ -51,15 +51,15 @@ pub fn caveats(html: &mut Html, run: &Run) {
 }
 
 fn ratio_tile(run: &Run, name: &'static str, absent: &str, over: impl Fn(&CellRun) -> Option<String>) -> Tile {
-    let all: Vec<(&CellRun, RatioRun)> =
-        run.cells().filter_map(|cell| Some((cell, cell.ratio_over(&over(cell)?, 1)?))).collect();
+    let all: Vec<(&CellRun, &RatioRun)> =
+        run.cells().filter_map(|cell| Some((cell, cell.ratio_over(&over(cell)?)?))).collect();
     if all.is_empty() {
         return Tile { name, figure: None, detail: absent.to_owned() };
     }
-    let is_judged = |(cell, ratio): &&(&CellRun, RatioRun)| {
+    let is_judged = |(cell, ratio): &&(&CellRun, &RatioRun)| {
         ratio.unjudged.is_none() && cell.faults.is_empty() && cell.a_a.is_some_and(|a_a| a_a.contains(1.0))
     };
-    let judged: Vec<&(&CellRun, RatioRun)> = all.iter().filter(is_judged).collect();
+    let judged: Vec<&(&CellRun, &RatioRun)> = all.iter().filter(is_judged).collect();
     // The plainest question there is: ten todos, one request at a time.
     let plainest =
         judged.iter().min_by_key(|(cell, _)| (cell.cell.depth, cell.cell.limit, cell.cell.connections_count));
@@ -112,7 +112,7 @@ fn throughput_tile(run: &Run) -> Tile {
     let batch = if best.cell.depth > 1 { " So many at once are no browser's." } else { "" };
     Tile {
         name,
-        figure: Some(units::amount(rate)),
+        figure: Some(units::per_second(rate)),
         detail: format!("{}, every answer checked.{batch}{plain}", cell_name(best.cell)),
     }
 }

@@ -22,36 +22,33 @@ pub fn doubts(run: &Run, cell: &CellRun) -> Vec<String> {
         )),
         Some(_) => {}
     }
-    for figures in &cell.figures {
-        let name = label(&figures.kind);
-        if !figures.throughput_is_its_own {
-            doubts.push(format!(
-                "Requests/s of {name} are generator-bound: its core was {} busy, the generator's {}.",
-                units::percent(figures.target_busy),
-                units::percent(figures.generator_busy)
-            ));
-        }
-        if spread(figures) > SPREAD_MAX {
-            doubts.push(format!(
-                "Spread too wide: half of {name}'s windows lie outside {} to {}.",
-                units::time(figures.cpu_ns.lower),
-                units::time(figures.cpu_ns.upper)
-            ));
-        }
-    }
-    for ratio in &cell.ratios {
-        if let Some(reason) = &ratio.unjudged {
-            doubts.push(format!("{} over {} is not judged: {reason}.", label(&ratio.kind), label(&ratio.over)));
-        }
-    }
+    let bound = cell.figures.iter().filter(|figures| !figures.throughput_is_its_own).map(|figures| {
+        let (target, generator) = (units::percent(figures.target_busy), units::percent(figures.generator_busy));
+        format!("{} (core {target} busy, the generator's {generator})", label(&figures.kind))
+    });
+    doubts.extend(listed("Requests/s are generator-bound, so they are the client's", bound));
+    let wide = cell.figures.iter().filter(|figures| spread(figures) > SPREAD_MAX).map(|figures| {
+        format!(
+            "{} ({} to {})",
+            label(&figures.kind),
+            units::time(figures.cpu_ns.lower),
+            units::time(figures.cpu_ns.upper)
+        )
+    });
+    doubts.extend(listed("Spread too wide, half of the windows lie outside", wide));
+    // When the floor differs from itself, all ratios say so once more.
+    let unjudged = cell.ratios.iter().filter_map(|ratio| {
+        let reason = ratio.unjudged.as_ref().filter(|reason| !is_of_a_a(cell, reason))?;
+        Some(format!("{} over {}: {reason}", label(&ratio.kind), label(&ratio.over)))
+    });
+    doubts.extend(listed("Not judged", unjudged));
     for (gate, ruling) in run.gates_of(cell.cell) {
-        let ratio = cell.kind_of_gate(&gate.over).and_then(|kind| cell.ratio_over(&kind, 1));
+        let ratio = cell.kind_of_gate(&gate.over).and_then(|kind| cell.ratio_over(&kind));
         let is_wide =
             ratio.is_some_and(|ratio| ratio.estimate.contains(1.0) && ratio.estimate.contains(gate.ratio_max));
         match ruling {
-            Ruling::Unjudged(reason) => {
-                doubts.push(format!("The gate over {} is not judged: {reason}.", gate.over));
-            }
+            Ruling::Unjudged(reason) if is_of_a_a(cell, reason) => {}
+            Ruling::Unjudged(reason) => doubts.push(format!("The gate over {} is not judged: {reason}.", gate.over)),
             Ruling::Passed | Ruling::Failed if is_wide => doubts.push(format!(
                 "Spread too wide: the interval over {} holds both 1 and its gate {}.",
                 gate.over, gate.ratio_max
@@ -61,6 +58,17 @@ pub fn doubts(run: &Run, cell: &CellRun) -> Vec<String> {
     }
     doubts.extend(wire_limit(cell));
     doubts
+}
+
+/// `words: one, another.`, or nothing.
+fn listed(words: &str, all: impl Iterator<Item = String>) -> Option<String> {
+    let all: Vec<String> = all.collect();
+    (!all.is_empty()).then(|| format!("{words}: {}.", all.join(", ")))
+}
+
+/// The judge's reason when the floor differs from itself.
+fn is_of_a_a(cell: &CellRun, reason: &str) -> bool {
+    cell.a_a.is_some_and(|a_a| !a_a.contains(1.0)) && reason.contains("against itself")
 }
 
 /// Loopback carries what a card does not.

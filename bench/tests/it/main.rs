@@ -7,4 +7,5 @@ mod audit;
 mod floors;
 mod generator;
 mod matrix;
+mod report;
 mod writer;
