@@ -247,9 +247,11 @@ impl Run {
         self.matrices.iter().filter_map(|matrix| matrix.writes.as_ref())
     }
 
-    /// The gates of a cell.
-    pub fn gates_of(&self, cell: Cell) -> impl Iterator<Item = &(GateRun, Ruling)> {
-        self.matrices.iter().flat_map(|matrix| &matrix.gates).filter(move |(gate, _)| gate.cell == cell)
+    /// The gates of a cell: those of its own matrix, because another may have run the same cell for another gate.
+    pub fn gates_of<'r>(&'r self, cell: &'r CellRun) -> impl Iterator<Item = &'r (GateRun, Ruling)> {
+        let is_of = |matrix: &&MatrixRun| matrix.cells.iter().any(|other| std::ptr::eq(other, cell));
+        let gates = self.matrices.iter().find(is_of).map_or(&[][..], |matrix| &matrix.gates);
+        gates.iter().filter(|(gate, _)| gate.cell == cell.cell)
     }
 
     /// The machine as far as it is known.

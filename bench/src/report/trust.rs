@@ -42,7 +42,7 @@ pub fn doubts(run: &Run, cell: &CellRun) -> Vec<String> {
         Some(format!("{} over {}: {reason}", label(&ratio.kind), label(&ratio.over)))
     });
     doubts.extend(listed("Not judged", unjudged));
-    for (gate, ruling) in run.gates_of(cell.cell) {
+    for (gate, ruling) in run.gates_of(cell) {
         let ratio = cell.kind_of_gate(&gate.over).and_then(|kind| cell.ratio_over(&kind));
         let is_wide =
             ratio.is_some_and(|ratio| ratio.estimate.contains(1.0) && ratio.estimate.contains(gate.ratio_max));

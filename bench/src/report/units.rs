@@ -2,10 +2,10 @@
 
 use crate::statistics::Estimate;
 
-/// `473 ns`, `8.82 us`, `1.20 ms`.
+/// `473 ns`, `8.82 µs`, `1.20 ms`.
 pub fn time(ns: f64) -> String {
     match ns {
-        ns if ns < 2_000.0 => format!("{} ns", count(ns)),
+        ns if ns < 999.5 => format!("{} ns", count(ns)),
         ns if ns < 1e6 => format!("{} µs", three_digits(ns / 1e3)),
         ns if ns < 1e9 => format!("{} ms", three_digits(ns / 1e6)),
         ns => format!("{} s", three_digits(ns / 1e9)),
@@ -81,7 +81,7 @@ mod tests {
     fn numbers() {
         let table = [
             (time(473.4), "473 ns"),
-            (time(1_104.0), "1,104 ns"),
+            (time(1_104.0), "1.10 µs"),
             (time(8_820.0), "8.82 µs"),
             (time(35_600.0), "35.6 µs"),
             (time(16.9e6), "16.9 ms"),
