@@ -8,12 +8,15 @@
 //! - `writes` sends writes: their rate, what they cost the reads, and how old what is read is.
 //! - `balance` counts how evenly shards share connections.
 //! - `memory` holds connections open, idle or never read.
+//! - `report` makes one page of a run, and compares two.
+//! - `audit` checks what other clients printed; it measures nothing.
 //!
 //! A server under test is judged by its CPU time per checked answer. Requests per second depend on the generator's
 //! core too and are a server's result only while that core is not the limit.
 
 #![cfg(target_os = "linux")]
 
+pub mod audit;
 pub mod balance;
 pub mod clock;
 pub mod empty_loop;
@@ -24,6 +27,7 @@ pub mod load;
 pub mod matrix;
 pub mod memory;
 pub mod process;
+pub mod report;
 pub mod request;
 pub mod run;
 pub mod scan;

@@ -74,6 +74,13 @@ pub const DELETE_DISTANCE_TODOS: usize = 2_000;
 /// Writes recorded by one run; the writer stops there.
 pub const WRITES_MAX: usize = 20_000_000;
 
+/// The shortest todo: `{"id":1,"title":"a","completed":false}`. Less for each is a contradiction of an audit.
+pub const AUDIT_TODO_BYTES_MIN: f64 = 38.0;
+/// The shortest head: `HTTP/1.1 200 OK`, a `Content-Length` of three digits, and the empty line.
+pub const AUDIT_HEAD_BYTES_MIN: f64 = 40.0;
+/// A head longer than this is not expected around a body of a known length.
+pub const AUDIT_HEAD_BYTES_MAX: f64 = 1_024.0;
+
 const _: () = assert!(HEAD_READ_BYTES < RESPONSE_HEAD_BYTES_MAX);
 const _: () = assert!(HEAD_READ_BYTES < DISCARD_BYTES_MIN);
 const _: () = assert!(RESPONSE_HEAD_BYTES_MAX < RECEIVE_BYTES);

@@ -8,16 +8,33 @@ use crate::process::memory::Memory;
 use crate::request;
 use crate::single::SingleClient;
 use rustix::net::{SendFlags, send};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 /// Between two looks at the memory.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
+/// What the connections did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Held {
+    /// Asked once, were answered, and waited.
+    Idle,
+    /// Asked and never read.
+    Stalled {
+        /// Todos in each list.
+        limit: usize,
+        /// Lists that each asked for.
+        depth: usize,
+    },
+}
+
 /// Memory before connections and with them.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct MemoryReport {
+    /// What they did.
+    pub connections: Held,
     /// Connections held.
     pub connections_count: usize,
     /// A served server without connections.
@@ -50,7 +67,7 @@ pub fn idle(server: &Server, connections_count: usize, settle: Duration) -> Resu
         clients.push(client);
     }
     std::thread::sleep(settle);
-    Ok(MemoryReport { connections_count, before, held: look(server)? })
+    Ok(MemoryReport { connections: Held::Idle, connections_count, before, held: look(server)? })
 }
 
 /// Connections that ask for `depth` long lists each and never read.
@@ -77,7 +94,7 @@ pub fn stall(
         std::thread::sleep(LOOK_INTERVAL);
         held = held.peak(look(server)?);
     }
-    Ok(MemoryReport { connections_count, before, held })
+    Ok(MemoryReport { connections: Held::Stalled { limit, depth }, connections_count, before, held })
 }
 
 /// What the first request makes is not a connection's.

@@ -1,10 +1,10 @@
 //! Medians, quartiles and bootstrap intervals: pure, and the same figures for the same seed.
 
 use crate::limits::BOOTSTRAP_RESAMPLES;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The middle of a set of samples and its halves.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Quartiles {
     /// A quarter of the samples is lower.
     pub lower: f64,
@@ -15,7 +15,7 @@ pub struct Quartiles {
 }
 
 /// An estimate with its 95 % interval.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// Median of the samples.
     pub median: f64,

@@ -1,8 +1,9 @@
 //! `todo-bench idle` and `todo-bench stall`: what held connections cost.
 
-use crate::command::Verdict;
 use crate::command::load::seconds;
 use crate::command::server::ServerArgs;
+use crate::command::{Verdict, write_json};
+use std::path::PathBuf;
 use todo_bench::error::Result;
 use todo_bench::matrix::mebibytes;
 use todo_bench::memory;
@@ -20,6 +21,9 @@ pub struct IdleArgs {
     /// Most bytes of process memory per connection.
     #[arg(long, default_value_t = 1024.0)]
     max_bytes: f64,
+    /// Write the whole result here.
+    #[arg(long)]
+    json: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -41,12 +45,18 @@ pub struct StallArgs {
     /// Most growth of process and kernel memory together, in MiB.
     #[arg(long, default_value_t = 64.0)]
     max_mib: f64,
+    /// Write the whole result here.
+    #[arg(long)]
+    json: Option<PathBuf>,
 }
 
 pub fn run_idle(args: &IdleArgs) -> Result<Verdict> {
     let started = args.server.start()?;
     let report = memory::idle(&started.server, args.connections, seconds(args.seconds)?)?;
     memory::print(&report);
+    if let Some(path) = &args.json {
+        write_json(&report, path)?;
+    }
     Ok(Verdict::of(report.process_bytes_per_connection() <= args.max_bytes))
 }
 
@@ -55,5 +65,8 @@ pub fn run_stall(args: &StallArgs) -> Result<Verdict> {
     let hold = seconds(args.seconds)?;
     let report = memory::stall(&started.server, args.connections, args.limit, args.depth, hold)?;
     memory::print(&report);
+    if let Some(path) = &args.json {
+        write_json(&report, path)?;
+    }
     Ok(Verdict::of(mebibytes(report.grown_bytes()) <= args.max_mib))
 }

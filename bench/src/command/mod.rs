@@ -1,10 +1,13 @@
 //! Subcommands: arguments in, text or JSON out, and an exit code that a script can trust.
 
+mod audit;
 mod balance;
 mod cluster;
 mod load;
+mod machine;
 mod matrix;
 mod memory;
+mod report;
 mod server;
 mod writes;
 
@@ -36,6 +39,12 @@ enum Command {
     Pairs(writes::PairsArgs),
     /// How evenly shards share connections, and what taking one costs, for each way to accept.
     Balance(balance::BalanceArgs),
+    /// Whether a result of autocannon, wrk or h2load agrees with itself; every finding shows its arithmetic.
+    Audit(audit::AuditArgs),
+    /// What figures of this machine depend on: CPUs, kernel and its settings, compiler, commit.
+    Machine(machine::MachineArgs),
+    /// One page, `report.html`, of all that a run's directory holds; with --against also what differs from another run.
+    Report(report::ReportArgs),
     /// Memory of idle connections.
     Idle(memory::IdleArgs),
     /// Memory of connections that ask and never read.
@@ -89,6 +98,9 @@ fn run(command: Command) -> Result<Verdict> {
         Command::Writes(args) => writes::run(&args),
         Command::Pairs(args) => writes::run_pairs(&args),
         Command::Balance(args) => balance::run(&args),
+        Command::Audit(args) => audit::run(&args),
+        Command::Machine(args) => machine::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Idle(args) => memory::run_idle(&args),
         Command::Stall(args) => memory::run_stall(&args),
         Command::Loop(reference) => empty_loop::serve(&reference).map(|()| Verdict::Passed),

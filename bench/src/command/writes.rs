@@ -1,9 +1,10 @@
 //! `todo-bench writes` and `todo-bench pairs`: durable writes, counted and read back.
 
-use crate::command::Verdict;
 use crate::command::load::seconds;
 use crate::command::server::ServerArgs;
+use crate::command::{Verdict, write_json};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use todo_bench::error::Result;
 use todo_bench::writes::{durable, pairs};
 
@@ -32,6 +33,9 @@ pub struct WritesArgs {
     /// Fewer durable 202 a second than this are a failure.
     #[arg(long, default_value_t = 0.0)]
     min: f64,
+    /// Write the whole result here.
+    #[arg(long)]
+    json: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -57,6 +61,9 @@ pub fn run(args: &WritesArgs) -> Result<Verdict> {
     let report = durable::run(&started.server, &options)?;
     println!("{} connections, depth {}, server driver {}", args.connections, args.depth, started.server.driver()?);
     durable::print(&report);
+    if let Some(path) = &args.json {
+        write_json(&report, path)?;
+    }
     let is_good = report.faults.is_empty() && report.refused == 0 && report.acknowledged_per_second >= args.min;
     Ok(Verdict::of(is_good))
 }

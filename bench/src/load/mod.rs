@@ -22,7 +22,7 @@ use crate::scan::{Bodies, Unseen};
 use generator::{Generator, Report};
 use hdrhistogram::Histogram;
 use rustix::process::Pid;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Barrier;
 use std::time::Duration;
@@ -53,7 +53,7 @@ pub struct Options {
 }
 
 /// What servers did wrong: each makes the run a failed one.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Faults {
     /// Connections given up, for whatever reason.
     pub connections_lost: u64,

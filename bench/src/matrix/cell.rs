@@ -8,7 +8,7 @@ use crate::matrix::{CellReport, Kind, Target, judge};
 use crate::process::counters::Counters;
 use crate::process::cpu::ProcessCpu;
 use crate::request;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use std::time::Duration;
 const AUTHORITY: &str = "127.0.0.1";
 
 /// What is asked, by how many, how many at once. Written `limit=10,conns=64,depth=80`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cell {
     /// Todos in a list.
     pub limit: usize,
@@ -76,7 +76,7 @@ impl<'t> Fields<'t> {
 }
 
 /// How often, and how long.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Rounds {
     /// Rounds of every cell, at least 2.
     pub rounds_min: usize,

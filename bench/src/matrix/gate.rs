@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::matrix::cell::Fields;
 use crate::matrix::{Cell, CellReport, Kind, Ratio};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
 /// The denominator of a gate.
@@ -51,7 +51,7 @@ impl FromStr for Gate {
 }
 
 /// What a gate says about a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ruling {
     /// Some of the interval is at or below the bound.

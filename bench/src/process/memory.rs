@@ -1,13 +1,13 @@
 //! Memory of a process and of the kernel's TCP, each part by itself.
 
 use rustix::process::Pid;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
 /// Bytes in use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     /// Resident memory that only this process has.
     pub anonymous_bytes: u64,

@@ -4,4 +4,5 @@ pub mod child;
 pub mod counters;
 pub mod cpu;
 pub mod host;
+pub mod machine;
 pub mod memory;

@@ -8,10 +8,10 @@ use crate::matrix::Cell;
 use crate::process::child::Server;
 use crate::statistics::{Estimate, Quartiles};
 use crate::writes::interference::{Ages, Bench, Options, Window, column, estimate, spread};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What it showed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct CompareReport {
     /// The reads.
     pub cell: Cell,
@@ -34,7 +34,7 @@ pub struct CompareReport {
 }
 
 /// One server's reads.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Reads {
     /// Shard CPU per read, nanoseconds, alone.
     pub shard_ns_alone: Quartiles,

@@ -9,7 +9,7 @@ use crate::process::cpu::ProcessCpu;
 use crate::single::SingleClient;
 use crate::writes::plan::Mix;
 use crate::writes::writer::{self, Options as WriterOptions};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -39,7 +39,7 @@ pub struct Options {
 }
 
 /// What a worker did between the begin and the end of the window.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Applied {
     /// Commands applied per second.
     pub per_second: f64,
@@ -50,8 +50,14 @@ pub struct Applied {
 }
 
 /// What it showed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct DurableReport {
+    /// Connections that wrote.
+    pub connections_count: usize,
+    /// Writes in a block.
+    pub depth: usize,
+    /// Writes per second that were offered; `None` in a closed loop.
+    pub rate: Option<f64>,
     /// 202 per second within the window.
     pub acknowledged_per_second: f64,
     /// Commits, each one fsync, per second from start to end; `None` when the server does not count them.
@@ -116,6 +122,9 @@ pub fn run(server: &Server, run: &Options) -> Result<DurableReport> {
     let all_acknowledged = report.writes.iter().filter(|write| write.is_acknowledged()).count().max(1);
     let milliseconds = |quantile| latency_ns.value_at_quantile(quantile) as f64 / 1e6;
     Ok(DurableReport {
+        connections_count: run.connections_count,
+        depth: run.depth,
+        rate: run.rate,
         acknowledged_per_second: latency_ns.len() as f64 / ((end_ns - begin_ns) as f64 / 1e9),
         commits_per_second: commits_before
             .zip(commits_after)

@@ -19,7 +19,7 @@ use crate::statistics::{Estimate, Quartiles, bootstrap_median, paired_ratios, qu
 use crate::writes::age::{Created, ListObserver};
 use crate::writes::plan::Mix;
 use crate::writes::writer::{self, Options as WriterOptions};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ pub struct Options {
 }
 
 /// What it showed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct InterferenceReport {
     /// The reads.
     pub cell: Cell,
@@ -76,7 +76,7 @@ pub struct InterferenceReport {
 }
 
 /// How old what was read was.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Ages {
     /// Reads looked at.
     pub reads_count: u64,

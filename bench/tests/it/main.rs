@@ -1,8 +1,11 @@
-//! The generator against servers that behave, misbehave and stall; the floors against the generator.
+//! The generator against servers that behave, misbehave and stall; the floors against the generator;
+//! results of other clients, audited.
 
 #![cfg(target_os = "linux")]
 
+mod audit;
 mod floors;
 mod generator;
 mod matrix;
+mod report;
 mod writer;
