@@ -46,6 +46,26 @@ pub fn get(authority: &str, target: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.1\r\nHost: {authority}\r\n\r\n").into_bytes()
 }
 
+/// A complete request with these field lines, each with its CRLF, and a body.
+///
+/// # Errors
+/// A method that is no token.
+pub fn with(method: &str, authority: &str, target: &str, field_lines: &str, body: Option<&[u8]>) -> Result<Vec<u8>> {
+    if method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        return Err(Error::Unusable(format!("{method}: a method is a word such as GET or POST")));
+    }
+    if method.eq_ignore_ascii_case("HEAD") || method.eq_ignore_ascii_case("CONNECT") {
+        return Err(Error::Unusable(format!(
+            "{method}: its answers have no body of the length they say; not supported"
+        )));
+    }
+    let length = body.map_or(String::new(), |body| format!("Content-Length: {}\r\n", body.len()));
+    let mut request =
+        format!("{method} {target} HTTP/1.1\r\nHost: {authority}\r\n{field_lines}{length}\r\n").into_bytes();
+    request.extend_from_slice(body.unwrap_or_default());
+    Ok(request)
+}
+
 /// The target of a list of `limit` todos.
 pub fn list_target(limit: usize) -> String {
     format!("/todos?limit={limit}")
@@ -54,6 +74,17 @@ pub fn list_target(limit: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests() {
+        let plain = with("GET", "host:80", "/x", "", None).unwrap();
+        assert_eq!(plain, get("host:80", "/x"));
+        let post = with("POST", "host:80", "/x", "A: 1\r\n", Some(b"{}")).unwrap();
+        assert_eq!(post, b"POST /x HTTP/1.1\r\nHost: host:80\r\nA: 1\r\nContent-Length: 2\r\n\r\n{}");
+        for method in ["", "GET /", "HEAD", "CONNECT"] {
+            assert!(with(method, "host:80", "/x", "", None).is_err(), "{method}");
+        }
+    }
 
     #[test]
     fn urls() {

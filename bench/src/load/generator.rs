@@ -7,6 +7,8 @@
 //!     for each: receive, check, count; is its block complete?  then send the next one (closed loop)
 //! ```
 //!
+//! A trickle sends one request for each answer instead of a block for a block.
+//!
 //! What the real code adds: edge-triggered events with no `epoll_ctl` after the start; no second `recv` when the first
 //! was short or the block is complete (the server owes nothing then); bodies from 16 KiB on dropped in the kernel.
 
@@ -16,7 +18,7 @@ use crate::limits::{
     DISCARD_BYTES_MAX, DISCARD_BYTES_MIN, DRAIN_TIMEOUT, EVENTS_PER_WAIT, HEAD_READ_BYTES, LATENCY_NS_MAX,
     RECEIVE_BYTES, TURN_TIMEOUT,
 };
-use crate::load::{Faults, Options, Pace, latency_histogram};
+use crate::load::{Faults, Options, Pace, Progress, latency_histogram};
 use crate::process::cpu::ProcessCpu;
 use crate::scan::{Bodies, Fault, KnownHead, Scanner};
 use hdrhistogram::Histogram;
@@ -27,6 +29,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustix::process::Pid;
 use std::collections::VecDeque;
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A look at the counters, at one end of the window.
@@ -71,6 +74,8 @@ struct Connection {
     /// When the current block was due (open loop) or sent (closed loop).
     due_ns: u64,
     sent_ns: u64,
+    /// A trickle's requests in flight, oldest first: when each was sent. At most `depth`.
+    trickle_ns: VecDeque<u64>,
 }
 
 pub struct Generator<B> {
@@ -95,6 +100,8 @@ pub struct Generator<B> {
     warmup: Duration,
     window: Duration,
     block_rate: Option<f64>,
+    trickle: bool,
+    progress: Option<(Arc<Progress>, usize)>,
 }
 
 /// Who decides when the next block leaves.
@@ -109,7 +116,13 @@ enum Sends {
 
 impl<B: Bodies> Generator<B> {
     /// Opens all connections.
-    pub fn connect(options: &Options, connections_count: usize, server: Option<Pid>, bodies: B) -> Result<Self> {
+    pub fn connect(
+        options: &Options,
+        thread_index: usize,
+        connections_count: usize,
+        server: Option<Pid>,
+        bodies: B,
+    ) -> Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context("creating an epoll")?;
         let mut connections = Vec::with_capacity(connections_count);
         for index in 0..connections_count {
@@ -124,6 +137,7 @@ impl<B: Bodies> Generator<B> {
                 unsent_bytes: 0,
                 due_ns: 0,
                 sent_ns: 0,
+                trickle_ns: VecDeque::new(),
             });
         }
         let share = connections_count as f64 / options.connections_count as f64;
@@ -145,6 +159,8 @@ impl<B: Bodies> Generator<B> {
             server,
             warmup: options.warmup,
             window: options.window,
+            trickle: options.trickle,
+            progress: options.progress.clone().map(|progress| (progress, thread_index)),
             block_rate: options.rate.map(|rate| rate * share / options.depth as f64),
         })
     }
@@ -221,6 +237,9 @@ impl<B: Bodies> Generator<B> {
                 self.give_up(index, &lost);
             }
         }
+        if let Some((progress, thread_index)) = &self.progress {
+            progress.tell(*thread_index, self.responses);
+        }
         Ok(())
     }
 
@@ -244,6 +263,10 @@ impl<B: Bodies> Generator<B> {
         connection.unsent_bytes = self.block.len();
         connection.due_ns = due_ns;
         connection.sent_ns = now_ns;
+        if self.trickle {
+            connection.trickle_ns.clear();
+            connection.trickle_ns.extend(std::iter::repeat_n(now_ns, self.depth));
+        }
         if let Err(lost) = connection.send(&self.block) {
             self.give_up(index, &lost);
         }
@@ -271,6 +294,13 @@ impl<B: Bodies> Generator<B> {
             let Some(Received { completed, drained }) = received else { return Ok(()) };
             self.responses += completed as u64;
             connection.outstanding = connection.outstanding.checked_sub(completed).ok_or(Lost::Unasked)?;
+            if self.trickle {
+                self.send_for(index, completed)?;
+                if drained && !until_end {
+                    return Ok(());
+                }
+                continue;
+            }
             if completed > 0 && connection.outstanding == 0 {
                 self.end_block(index);
                 // Nothing more is owed but what the next block asks for, and that brings an edge of its own.
@@ -281,6 +311,23 @@ impl<B: Bodies> Generator<B> {
                 return Ok(());
             }
         }
+    }
+
+    /// A trickle's answer to so many answers.
+    fn send_for(&mut self, index: usize, completed: usize) -> Result<(), Lost> {
+        let now_ns = clock::now_ns();
+        let connection = &mut self.connections[index];
+        for sent_ns in connection.trickle_ns.drain(..completed) {
+            self.latency.saturating_record(now_ns.saturating_sub(sent_ns).min(LATENCY_NS_MAX));
+        }
+        if matches!(self.sends, Sends::Nothing) {
+            return Ok(());
+        }
+        connection.trickle_ns.extend(std::iter::repeat_n(now_ns, completed));
+        connection.outstanding += completed;
+        // All requests are the same, so what is unsent is always the end of a block.
+        connection.unsent_bytes += completed * (self.block.len() / self.depth);
+        connection.send(&self.block)
     }
 
     fn end_block(&mut self, index: usize) {

@@ -5,13 +5,20 @@
 //! one read is the same for every server that is compared. (Sending one request per answer gives ragged batches
 //! whose size depends on the server's speed: then servers are compared at different work.)
 //!
+//! Trickle: a closed loop that sends one request for each answer after a first block, as autocannon does with `-p`. Offered
+//! for comparison with figures that were made so.
+//!
 //! Open loop: blocks are due at a fixed rate, whatever the server does, and latency counts from when a block was
 //! due, so a stall is paid by every block that it kept waiting.
 
+mod check;
 mod generator;
 mod pace;
+mod progress;
 
+pub use check::JsonCheck;
 pub use pace::Pace;
+pub use progress::Progress;
 
 use crate::clock;
 use crate::error::{Context, Error, Result};
@@ -24,7 +31,7 @@ use hdrhistogram::Histogram;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-use std::sync::Barrier;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 /// What to send, and for how long.
@@ -48,6 +55,10 @@ pub struct Options {
     pub cpus: Vec<usize>,
     /// Requests per second in all: open loop. `None`: closed loop.
     pub rate: Option<f64>,
+    /// In a closed loop: after the first block one request leaves for each answer, and latency is each request's own.
+    pub trickle: bool,
+    /// Where threads tell how far they are.
+    pub progress: Option<Arc<Progress>>,
     /// The process whose CPU time is read at both ends of the window.
     pub server: Option<Pid>,
 }
@@ -128,6 +139,9 @@ pub fn run_with<B: Bodies + Send>(options: &Options, bodies: impl Fn(usize) -> B
     if options.rate.is_some_and(|rate| !(rate > 0.0 && rate.is_finite())) {
         return Err(Error::Unusable("the rate must be above 0".into()));
     }
+    if options.trickle && options.rate.is_some() {
+        return Err(Error::Unusable("a trickle follows the answers, a rate the clock: choose one".into()));
+    }
     host::need_descriptors(options.connections_count + 64)?;
     let barrier = Barrier::new(threads_count);
     let reports = std::thread::scope(|scope| {
@@ -161,7 +175,7 @@ fn run_thread<B: Bodies>(
     let generator = pinned.and_then(|()| {
         // One thread looks at the server's CPU, at the ends of its own window.
         let server = if thread_index == 0 { options.server } else { None };
-        Generator::connect(options, connections_count, server, bodies)
+        Generator::connect(options, thread_index, connections_count, server, bodies)
     });
     // Also reached by a thread that failed: the others must not wait for it.
     barrier.wait();

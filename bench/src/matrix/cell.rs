@@ -178,6 +178,8 @@ fn window(
         window: rounds.window,
         cpus: vec![generator_cpu],
         rate: None,
+        trickle: false,
+        progress: None,
         server: Some(target.pid()),
     })?;
     let counters = target.counters()?.since(before);

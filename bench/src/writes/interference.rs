@@ -372,6 +372,8 @@ impl<'a> Bench<'a> {
             window,
             cpus: vec![self.options.generator_cpu],
             rate,
+            trickle: false,
+            progress: None,
             server: Some(self.server.pid()),
         }
     }

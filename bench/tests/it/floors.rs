@@ -47,6 +47,8 @@ fn floors_answer_what_they_are_asked() {
                 window: Duration::from_millis(100),
                 cpus: Vec::new(),
                 rate: None,
+                trickle: false,
+                progress: None,
                 server: Some(floor.pid()),
             })
             .unwrap();

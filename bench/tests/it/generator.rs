@@ -58,6 +58,8 @@ fn options(address: SocketAddr) -> Options {
         window: Duration::from_millis(150),
         cpus: Vec::new(),
         rate: None,
+        trickle: false,
+        progress: None,
         server: None,
     }
 }
@@ -132,6 +134,43 @@ fn an_open_loop_keeps_its_rate_and_counts_waiting_from_the_due_time() {
     // 45 blocks or so in 300 ms: the last of them was due at 45 ms and answered at 300.
     assert!(outcome.latency.max() > 150_000_000, "{}", outcome.latency.max());
     assert!(outcome.late_ns_max > 100_000_000, "{}", outcome.late_ns_max);
+}
+
+/// After the first block one request comes for each answer, no more, and each request's latency is its own.
+#[test]
+fn a_trickle_sends_one_request_for_each_answer() {
+    const ANSWERS: usize = 40;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let options = Options { connections_count: 1, trickle: true, warmup: Duration::ZERO, ..options(address) };
+    let (request_bytes, depth) = (options.request.len(), options.depth);
+    let server = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let (mut input, mut received) = ([0; 4096], 0);
+        for answered in 0..ANSWERS {
+            while received < (depth + answered) * request_bytes {
+                received += socket.read(&mut input).unwrap();
+            }
+            assert_eq!(received, (depth + answered) * request_bytes, "after {answered} answers");
+            socket.write_all(&response("200 OK", b"[1]")).unwrap();
+        }
+        // Held open and silent until the generator gives up: the requests in flight stay unanswered.
+        while let Ok(1..) = socket.read(&mut input) {}
+    });
+    let outcome = load::run(&options).unwrap();
+    server.join().unwrap();
+    assert!(outcome.latency.len() as usize >= ANSWERS, "{}", outcome.latency.len());
+    assert_eq!(outcome.faults.unanswered as usize, depth, "{:?}", outcome.faults);
+}
+
+#[test]
+fn a_trickle_is_a_load_like_another() {
+    let address = serve(|_| Some(response("200 OK", b"[1]")));
+    let outcome = load::run(&Options { trickle: true, ..options(address) }).unwrap();
+    assert!(outcome.faults.is_empty(), "{:?}", outcome.faults);
+    assert!(outcome.responses > 0);
+    assert_eq!(outcome.latency.len(), outcome.responses);
+    assert!(load::run(&Options { trickle: true, rate: Some(1.0), ..options(address) }).is_err());
 }
 
 #[derive(Default)]
