@@ -1,4 +1,4 @@
-//! `cargo xtask bench` and `bench-cluster`: what `todo-bench` measures over a release build.
+//! `cargo xtask bench-cluster`: what `todo-bench` measures of a cluster, over a release build.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -19,16 +19,6 @@ const WARM_UP: [&str; 3] = ["--connections=64", "--depth=64", "--seconds=40"];
 /// Until the worker has applied what the run before has left.
 const LAG_TIMEOUT: Duration = Duration::from_secs(300);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-
-/// Builds everything with the release profile and runs `todo-bench matrix`.
-pub fn run(arguments: &[String]) -> Result<bool, String> {
-    build_release()?;
-    let release = root().join("target/release");
-    let mut matrix = command(release.join("todo-bench"), &["matrix", "--server"]);
-    matrix.arg(release.join("todo-server")).args(arguments);
-    succeed(&mut matrix)?;
-    Ok(true)
-}
 
 /// Starts a stack and a worker and measures a server there: its reads beside those of a server on a file, how many writes
 /// it acknowledges, and how many the worker applies.

@@ -6,7 +6,7 @@
 //! - `stack`: Postgres, Redis and Kafka for development and for the tests (`stack`).
 //! - `demo`: servers and a worker over a stack (`cluster`), and what a write takes to be seen (`demo`).
 //! - `chaos`: the same cluster while one of its parts fails (`chaos`).
-//! - `bench`: a release build, then the matrix of `todo-bench`; the same for a cluster (`bench`).
+//! - `bench`: a release build, then every measurement and a page of them (`suite`); the same for a cluster (`bench`).
 //!
 //! `command` runs programs, `libtest` reads what tests print, `report` counts, `tools` installs, `server` starts the
 //! server under test and `http` speaks to it.
@@ -29,6 +29,7 @@ mod sanitizer;
 mod server;
 mod soak;
 mod stack;
+mod suite;
 mod test;
 mod tools;
 
@@ -59,12 +60,9 @@ enum Task {
     Chaos(chaos::Arguments),
     /// The whole cluster on this machine: writes on one server, reads on another, and how long that takes.
     Demo,
-    /// Release build, then `todo-bench matrix` with the arguments given.
-    Bench {
-        /// Handed to `todo-bench matrix` as they are.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
-    },
+    /// Release build, then all that is published of reads, writes, latency and memory, as one page in `bench/runs/`; with
+    /// arguments behind `--` only `todo-bench matrix` with those.
+    Bench(suite::Arguments),
     /// Release build, a stack and a worker: writes through Kafka, and a server's reads beside those of one on a file.
     BenchCluster {
         /// Handed to `todo-bench cluster` as they are.
@@ -80,7 +78,7 @@ fn main() -> ExitCode {
         Task::Stack { action } => stack::run(&action),
         Task::Chaos(arguments) => chaos::run(&arguments),
         Task::Demo => demo::run(),
-        Task::Bench { arguments } => bench::run(&arguments),
+        Task::Bench(arguments) => suite::run(&arguments),
         Task::BenchCluster { arguments } => bench::run_cluster(&arguments),
     });
     match outcome {
