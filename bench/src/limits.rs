@@ -51,6 +51,8 @@ pub const INPUT_FILE_BYTES_MAX: usize = 1024 * 1024;
 pub const REQUEST_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What one connection may have to send at once: depth times the largest request. More is refused.
 pub const BLOCK_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// What all connections of mixed requests together may have to send at once: each has its own copy. More is refused.
+pub const BLOCKS_BYTES_MAX: usize = 4 * 1024 * 1024 * 1024;
 /// Requests in a mix. More is refused.
 pub const MIX_REQUESTS_MAX: usize = 256;
 /// The weight of one of them.
@@ -122,4 +124,5 @@ const _: () = assert!(RESPONSE_HEAD_BYTES_MAX < RECEIVE_BYTES);
 const _: () = assert!(CHUNK_LINE_BYTES_MAX < RESPONSE_HEAD_BYTES_MAX);
 const _: () = assert!(FIRST_OBJECT_BYTES_MAX < CHECKED_BODY_BYTES_MAX);
 const _: () = assert!(REQUEST_BODY_BYTES_MAX < BLOCK_BYTES_MAX);
+const _: () = assert!(BLOCK_BYTES_MAX < BLOCKS_BYTES_MAX);
 const _: () = assert!(FLOOR_CONNECTIONS_MAX * FLOOR_OWN_READ_BYTES <= 128 * 1024 * 1024);

@@ -31,7 +31,7 @@ pub struct Pending {
 /// One connection, over all the sockets that it has one after another.
 pub struct Connection {
     pub link: Link,
-    /// Counts its sockets: an event of an older one means nothing.
+    /// Counts its sockets.
     pub generation: u32,
     /// In the order in which they were sent, so in the order of the answers.
     pub pending: VecDeque<Pending>,

@@ -18,6 +18,7 @@ pub use probe::probe;
 pub use traffic::{Request, StatusExpected, Traffic};
 
 use crate::error::{Error, Result};
+use crate::limits::BLOCKS_BYTES_MAX;
 use crate::load::report::merge;
 use crate::load::{Outcome, Progress, Threads, check_bounds, latency_histogram};
 use generator::Generator;
@@ -89,7 +90,11 @@ impl Options {
 
     fn check(&self) -> Result<()> {
         let refuse = |why: &str| Err(Error::Unusable(why.into()));
-        check_bounds(self.depth, self.traffic.request_bytes_max(), self.rate)?;
+        let request_bytes = self.traffic.request_bytes_max();
+        check_bounds(self.depth, request_bytes, self.rate)?;
+        if (self.depth * request_bytes).saturating_mul(self.connections_count) > BLOCKS_BYTES_MAX {
+            return refuse("the blocks of all connections are too large together: fewer connections, depth, or body");
+        }
         if self.trickle && self.rate.is_some() {
             return refuse("a trickle follows the answers, a rate the clock: choose one");
         }
