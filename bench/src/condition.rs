@@ -12,8 +12,10 @@ pub enum Metric {
     Latency(f64),
     /// Checked answers a second.
     ResponsesPerSecond,
-    /// Connections lost and requests unanswered.
+    /// All faults of the run.
     Errors,
+    /// Share of the answers whose status is not 2xx, 0 to 1.
+    NonSuccess,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +26,8 @@ enum Comparison {
     GreaterOrEqual,
 }
 
-/// `METRIC OPERATOR NUMBER[UNIT]`: p50 to p99.99 and max with us, ms or s; rps and errors without a unit.
+/// `METRIC OPERATOR NUMBER[UNIT]`: p50 to p99.99 and max with us, ms or s; rps and errors without a unit; non-2xx with %
+/// or without, then as a share.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Condition {
     text: String,
@@ -40,18 +43,31 @@ pub struct Observed<'a> {
     pub latency: &'a Histogram<u64>,
     /// Checked answers a second.
     pub responses_per_second: f64,
-    /// Connections lost and requests unanswered.
+    /// All faults of the run.
     pub errors: u64,
+    /// Share of the answers whose status is not 2xx, 0 to 1.
+    pub non_2xx_share: f64,
 }
 
 impl Condition {
-    /// The value when the condition holds, so that the run has failed by it.
-    pub fn holds(&self, observed: &Observed) -> Option<f64> {
-        let value = match self.metric {
+    /// What it looks at.
+    pub fn metric(&self) -> Metric {
+        self.metric
+    }
+
+    /// What it is judged on.
+    pub fn value(&self, observed: &Observed) -> f64 {
+        match self.metric {
             Metric::Latency(share) => observed.latency.value_at_quantile(share) as f64,
             Metric::ResponsesPerSecond => observed.responses_per_second,
             Metric::Errors => observed.errors as f64,
-        };
+            Metric::NonSuccess => observed.non_2xx_share,
+        }
+    }
+
+    /// The value when the condition holds, so that the run has failed by it.
+    pub fn holds(&self, observed: &Observed) -> Option<f64> {
+        let value = self.value(observed);
         let holds = match self.comparison {
             Comparison::Less => value < self.bound,
             Comparison::LessOrEqual => value <= self.bound,
@@ -66,6 +82,7 @@ impl Condition {
         match self.metric {
             Metric::Latency(_) => format!("{:.3} ms", value / 1e6),
             Metric::ResponsesPerSecond | Metric::Errors => format!("{value:.0}"),
+            Metric::NonSuccess => format!("{:.3} %", value * 100.0),
         }
     }
 }
@@ -80,8 +97,9 @@ impl FromStr for Condition {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Condition> {
-        let refuse =
-            || Error::Unusable(format!("{text}: a condition is like p99>5ms, max>=1s, rps<100000 or errors>0"));
+        let refuse = || {
+            Error::Unusable(format!("{text}: a condition is like p99>5ms, max>=1s, rps<100000, errors>0 or non-2xx>1%"))
+        };
         let compact: String = text.split_whitespace().collect();
         let at = compact.find(['<', '>']).ok_or_else(refuse)?;
         let (name, rest) = compact.split_at(at);
@@ -95,6 +113,7 @@ impl FromStr for Condition {
         let (number, scale) = match metric {
             Metric::Latency(_) => duration(bound).ok_or_else(refuse)?,
             Metric::ResponsesPerSecond | Metric::Errors => (bound, 1.0),
+            Metric::NonSuccess => bound.strip_suffix('%').map_or((bound, 1.0), |percent| (percent, 0.01)),
         };
         let number: f64 = number.parse().map_err(|_| refuse())?;
         if !number.is_finite() || number < 0.0 {
@@ -108,6 +127,7 @@ fn metric(name: &str) -> Option<Metric> {
     match name {
         "rps" => Some(Metric::ResponsesPerSecond),
         "errors" => Some(Metric::Errors),
+        "non-2xx" => Some(Metric::NonSuccess),
         "max" => Some(Metric::Latency(1.0)),
         _ => {
             let percent: f64 = name.strip_prefix('p')?.parse().ok()?;
@@ -133,7 +153,7 @@ mod tests {
         for ms in 1..=100 {
             latency.record(ms * 1_000_000).unwrap();
         }
-        let observed = Observed { latency: &latency, responses_per_second: 2_000.0, errors: 3 };
+        let observed = Observed { latency: &latency, responses_per_second: 2_000.0, errors: 3, non_2xx_share: 0.02 };
         let table = [
             ("p50>60ms", false),
             ("p50 > 40ms", true),
@@ -147,6 +167,8 @@ mod tests {
             ("rps<1e5", true),
             ("errors>0", true),
             ("errors>=4", false),
+            ("non-2xx>1%", true),
+            ("non-2xx > 0.03", false),
         ];
         for (text, expected) in table {
             assert_eq!(text.parse::<Condition>().unwrap().holds(&observed).is_some(), expected, "{text}");
@@ -155,8 +177,22 @@ mod tests {
 
     #[test]
     fn what_is_no_condition_is_refused() {
-        let table =
-            ["", "p99", "p99>", "p99>5", "p99>5m", "p99=5ms", "p0>1ms", "p101>1ms", "rps>5ms", "rps>-1", "cpu>5"];
+        let table = [
+            "",
+            "p99",
+            "p99>",
+            "p99>5",
+            "p99>5m",
+            "p99=5ms",
+            "p0>1ms",
+            "p101>1ms",
+            "rps>5ms",
+            "rps>-1",
+            "cpu>5",
+            "errors>1%",
+            "non-2xx>1ms",
+            "p99>1e999s",
+        ];
         for text in table {
             assert!(text.parse::<Condition>().is_err(), "{text}");
         }

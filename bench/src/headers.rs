@@ -15,23 +15,34 @@ Sec-Fetch-Site: none
 Upgrade-Insecure-Requests: 1
 ";
 
-/// The generator writes these itself: Host from the address, and none that would change how a request or connection ends.
-const RESERVED: [&str; 4] = ["host", "content-length", "transfer-encoding", "connection"];
+/// What cannot be chosen, and what to do instead.
+const RESERVED: [(&str, &str); 5] = [
+    ("content-length", "it is made from the body, leave it out"),
+    ("transfer-encoding", "bodies are sent with a Content-Length, leave it out"),
+    ("connection", "connections are kept; --requests-per-connection closes them"),
+    ("expect", "bodies are sent at once, leave it out"),
+    ("upgrade", "only HTTP/1.1 is spoken, leave it out"),
+];
 
 /// Checks `Name: value` lines (empty ones and those that begin with `#` are left out) and makes them field lines.
 ///
 /// # Errors
-/// A line that is no header field (RFC 9110 5.1, 5.5), or one that the generator writes itself.
+/// A line that is no header field (RFC 9110 5.1, 5.5), one that would change how a request or its connection ends, or
+/// more than one Host.
 pub fn field_lines(text: &str) -> Result<String> {
     let mut lines = String::new();
+    let mut has_host = false;
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let refuse = |why: &str| Error::Unusable(format!("{line}: {why}"));
         let (name, value) = line.split_once(':').ok_or_else(|| refuse("a header is `Name: value`"))?;
         if name.is_empty() || !name.bytes().all(is_token_byte) {
             return Err(refuse("the name of a header is letters, digits and hyphens"));
         }
-        if RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
-            return Err(refuse("this header is made from the address, leave it out"));
+        if let Some((_, why)) = RESERVED.iter().find(|(reserved, _)| name.eq_ignore_ascii_case(reserved)) {
+            return Err(refuse(why));
+        }
+        if name.eq_ignore_ascii_case("host") && std::mem::replace(&mut has_host, true) {
+            return Err(refuse("a request has one Host, leave one of them out"));
         }
         let value = value.trim();
         if value.bytes().any(|byte| byte < b' ' && byte != b'\t' || byte == 0x7f) {
@@ -46,7 +57,7 @@ pub fn field_lines(text: &str) -> Result<String> {
 }
 
 /// RFC 9110 5.6.2.
-fn is_token_byte(byte: u8) -> bool {
+pub(crate) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
@@ -64,7 +75,10 @@ mod tests {
             ("no colon", None),
             (": value", None),
             ("Hos t: x", None),
-            ("Host: elsewhere", None),
+            ("Host: elsewhere", Some("Host: elsewhere\r\n")),
+            ("Host: elsewhere\nhost: here", None),
+            ("connection: close", None),
+            ("Expect: 100-continue", None),
             ("Content-Length: 3", None),
             ("A: x\u{1}y", None),
         ];

@@ -1,7 +1,7 @@
 //! The bench of the Todo API: a load generator, reference servers, and the runs that compare them.
 //!
 //! - `scan` finds and checks responses in a stream; `load` is the generator around it; `single` sends one request.
-//! - `headers` and `condition` read what a load is asked to send and to be judged by.
+//! - `headers`, `mix`, `input` and `condition` read what a load is asked to send and to be judged by.
 //! - `run`, `floor` and `sys` are the reference servers: what any server must do at least.
 //! - `empty_loop` is the server's own runtime and I/O around nothing.
 //! - `process` starts servers and reads what the kernel and they themselves tell about their work.
@@ -25,10 +25,12 @@ pub mod empty_loop;
 pub mod error;
 pub mod floor;
 pub mod headers;
+pub mod input;
 pub mod limits;
 pub mod load;
 pub mod matrix;
 pub mod memory;
+pub mod mix;
 pub mod process;
 pub mod report;
 pub mod request;

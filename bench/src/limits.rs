@@ -28,6 +28,43 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 pub const TURN_TIMEOUT: Duration = Duration::from_millis(2);
 /// Latencies above are recorded as this.
 pub const LATENCY_NS_MAX: u64 = 60_000_000_000;
+/// Values that stand for all requests of an open loop that were due and never left.
+pub const NEVER_SENT_VALUES_MAX: u64 = 10_000;
+
+/// A connection that is opened again while a load runs. Passed: it is counted as a fault.
+pub const RECONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Before a connection that answered nothing is opened again, so that a server which closes at once is not flooded.
+pub const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+/// How often connections that are being opened are looked at.
+pub const RECONNECT_LOOK: Duration = Duration::from_millis(20);
+/// Header fields of one response. More is a fault of the server.
+pub const RESPONSE_HEADERS_MAX: usize = 100;
+/// The line in front of a chunk, extensions included. A longer one is a fault of the server.
+pub const CHUNK_LINE_BYTES_MAX: usize = 256;
+/// A longer body is counted and not parsed.
+pub const CHECKED_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The front of a list in which its first object must end for its id to be compared.
+pub const FIRST_OBJECT_BYTES_MAX: usize = 16 * 1024;
+/// A file of headers or a mix. A longer one is refused.
+pub const INPUT_FILE_BYTES_MAX: usize = 1024 * 1024;
+/// The body of one request. A longer one is refused.
+pub const REQUEST_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What one connection may have to send at once: depth times the largest request. More is refused.
+pub const BLOCK_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// What all connections of mixed requests together may have to send at once: each has its own copy. More is refused.
+pub const BLOCKS_BYTES_MAX: usize = 4 * 1024 * 1024 * 1024;
+/// Requests in a mix. More is refused.
+pub const MIX_REQUESTS_MAX: usize = 256;
+/// The weight of one of them.
+pub const MIX_WEIGHT_MAX: u32 = 1_000_000;
+/// Slow readers. More is refused.
+pub const SLOW_READERS_MAX: usize = 10_000;
+/// Between two reads of a slow reader.
+pub const SLOW_READ_INTERVAL: Duration = Duration::from_millis(50);
+/// A slow reader's receive buffer, so that the answers wait in the server and not here. The kernel doubles it.
+pub const SLOW_RECEIVE_BYTES: usize = 4 * 1024;
+/// The connect of a slow reader that is opened again; the end of a run waits for one of them at most.
+pub const SLOW_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A floor's run of response copies. One response that is larger is the run.
 pub const RUN_BYTES_MAX: usize = 256 * 1024;
@@ -84,4 +121,8 @@ pub const AUDIT_HEAD_BYTES_MAX: f64 = 1_024.0;
 const _: () = assert!(HEAD_READ_BYTES < RESPONSE_HEAD_BYTES_MAX);
 const _: () = assert!(HEAD_READ_BYTES < DISCARD_BYTES_MIN);
 const _: () = assert!(RESPONSE_HEAD_BYTES_MAX < RECEIVE_BYTES);
+const _: () = assert!(CHUNK_LINE_BYTES_MAX < RESPONSE_HEAD_BYTES_MAX);
+const _: () = assert!(FIRST_OBJECT_BYTES_MAX < CHECKED_BODY_BYTES_MAX);
+const _: () = assert!(REQUEST_BODY_BYTES_MAX < BLOCK_BYTES_MAX);
+const _: () = assert!(BLOCK_BYTES_MAX < BLOCKS_BYTES_MAX);
 const _: () = assert!(FLOOR_CONNECTIONS_MAX * FLOOR_OWN_READ_BYTES <= 128 * 1024 * 1024);

@@ -26,6 +26,18 @@ pub enum Fault {
     /// The head does not end within the bound.
     #[error("response head over {RESPONSE_HEAD_BYTES_MAX} bytes")]
     HeadTooLarge,
+    /// A Content-Length beside a Transfer-Encoding (RFC 9112, 6.3).
+    #[error("Content-Length beside Transfer-Encoding")]
+    TwoLengths,
+    /// A Transfer-Encoding that is not plainly `chunked`.
+    #[error("a Transfer-Encoding other than chunked")]
+    Coding,
+    /// A chunk without a size, or that does not end where its size says.
+    #[error("a malformed chunk")]
+    Chunk,
+    /// A 101 that nobody asked for.
+    #[error("an upgrade that nobody asked for")]
+    Upgrade,
     /// `Connection: close` where the connection was to be kept.
     #[error("the server announced that it closes")]
     Closing,
@@ -204,7 +216,8 @@ impl Scanner {
     }
 }
 
-fn decimal(bytes: &[u8]) -> Option<usize> {
+/// A length in plain digits.
+pub(crate) fn decimal(bytes: &[u8]) -> Option<usize> {
     let digits = !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit);
     if digits { std::str::from_utf8(bytes).ok()?.parse().ok() } else { None }
 }

@@ -13,55 +13,25 @@
 //! was short or the block is complete (the server owes nothing then); bodies from 16 KiB on dropped in the kernel.
 
 use crate::clock;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::limits::{
     DISCARD_BYTES_MAX, DISCARD_BYTES_MIN, DRAIN_TIMEOUT, EVENTS_PER_WAIT, HEAD_READ_BYTES, LATENCY_NS_MAX,
     RECEIVE_BYTES, TURN_TIMEOUT,
 };
-use crate::load::{Faults, Options, Pace, Progress, latency_histogram};
-use crate::process::cpu::ProcessCpu;
-use crate::scan::{Bodies, Fault, KnownHead, Scanner};
+use crate::load::report::{Mark, Report};
+use crate::load::socket::{self, Lost};
+use crate::load::{Engine, Faults, Options, Pace, Progress, latency_histogram};
+use crate::scan::{Bodies, KnownHead, Scanner};
 use hdrhistogram::Histogram;
 use rustix::event::epoll;
 use rustix::fd::OwnedFd;
-use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use rustix::process::Pid;
 use std::collections::VecDeque;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// A look at the counters, at one end of the window.
-#[derive(Clone, Copy)]
-pub struct Mark {
-    pub at_ns: u64,
-    pub responses: u64,
-    pub own_cpu_ns: u64,
-    pub server: Option<ProcessCpu>,
-}
-
-/// What one thread saw.
-pub struct Report {
-    pub begin: Mark,
-    pub end: Mark,
-    pub faults: Faults,
-    pub latency: Histogram<u64>,
-    pub late_ns_max: u64,
-}
-
-/// Why a connection is given up.
-#[derive(Debug, thiserror::Error)]
-enum Lost {
-    #[error("{0}")]
-    Fault(#[from] Fault),
-    #[error("the server closed the connection")]
-    Closed,
-    #[error("an answer that nobody asked for")]
-    Unasked,
-    #[error("{0}")]
-    System(#[from] Errno),
-}
 
 struct Connection {
     /// `None` once the connection is given up.
@@ -114,22 +84,22 @@ enum Sends {
     Nothing,
 }
 
+impl<B: Bodies + Send> Engine for Generator<B> {
+    type Done = (Report, B);
+
+    fn run(self, start_ns: u64) -> Result<(Report, B)> {
+        self.load(start_ns)
+    }
+}
+
 impl<B: Bodies> Generator<B> {
     /// Opens all connections.
-    pub fn connect(
-        options: &Options,
-        thread_index: usize,
-        connections_count: usize,
-        server: Option<Pid>,
-        bodies: B,
-    ) -> Result<Self> {
+    pub fn connect(options: &Options, thread_index: usize, connections_count: usize, bodies: B) -> Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context("creating an epoll")?;
         let mut connections = Vec::with_capacity(connections_count);
         for index in 0..connections_count {
-            let socket = open_socket(options).context(format!("connecting to {}", options.address))?;
-            let interest = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP;
-            let data = epoll::EventData::new_u64(index as u64);
-            epoll::add(&epoll, &socket, data, interest | epoll::EventFlags::ET).context("watching a connection")?;
+            let socket = socket::open(&options.address).context(format!("connecting to {}", options.address))?;
+            socket::watch(&epoll, &socket, index as u64)?;
             connections.push(Connection {
                 socket: Some(socket),
                 scanner: Scanner::default(),
@@ -156,7 +126,8 @@ impl<B: Bodies> Generator<B> {
             latency: latency_histogram(),
             late_ns_max: 0,
             sends: Sends::Nothing,
-            server,
+            // One thread looks at the server's CPU, at the ends of its own window.
+            server: options.server.filter(|_| thread_index == 0),
             warmup: options.warmup,
             window: options.window,
             trickle: options.trickle,
@@ -165,8 +136,7 @@ impl<B: Bodies> Generator<B> {
         })
     }
 
-    /// Warm-up, window, drain.
-    pub fn run(mut self, start_ns: u64) -> Result<(Report, B)> {
+    fn load(mut self, start_ns: u64) -> Result<(Report, B)> {
         let begin_ns = start_ns + clock::duration_ns(self.warmup);
         let end_ns = begin_ns + clock::duration_ns(self.window);
         match self.block_rate {
@@ -182,14 +152,22 @@ impl<B: Bodies> Generator<B> {
         self.turns_until(begin_ns)?;
         self.latency.reset();
         self.late_ns_max = 0;
-        let begin = self.mark()?;
+        let begin = Mark::now(self.responses, self.server)?;
         self.turns_until(end_ns)?;
-        let end = self.mark()?;
-        let latency = std::mem::replace(&mut self.latency, latency_histogram());
-        let late_ns_max = self.late_ns_max;
-        self.sends = Sends::Nothing;
-        self.drain()?;
-        Ok((Report { begin, end, faults: self.faults, latency, late_ns_max }, self.bodies))
+        let end = Mark::now(self.responses, self.server)?;
+        let (latency, late_ns_max, never_sent) = match std::mem::replace(&mut self.sends, Sends::Nothing) {
+            Sends::Paced(pace) => {
+                let never_sent = pace.record_never_sent(end_ns.min(end.at_ns), &mut self.latency);
+                self.drain(true)?;
+                (self.latency, self.late_ns_max, never_sent)
+            }
+            Sends::OnAnswer | Sends::Nothing => {
+                let latency = std::mem::replace(&mut self.latency, latency_histogram());
+                self.drain(false)?;
+                (latency, self.late_ns_max, 0)
+            }
+        };
+        Ok((Report { begin, end, faults: self.faults, latency, late_ns_max, never_sent }, self.bodies))
     }
 
     fn turns_until(&mut self, deadline_ns: u64) -> Result<()> {
@@ -200,8 +178,8 @@ impl<B: Bodies> Generator<B> {
         Ok(())
     }
 
-    /// Waits for what is still owed; nothing new is sent.
-    fn drain(&mut self) -> Result<()> {
+    /// Waits for what is still owed; nothing new is sent. `is_recorded`: what is not answered has a latency too.
+    fn drain(&mut self, is_recorded: bool) -> Result<()> {
         let deadline_ns = clock::now_ns() + clock::duration_ns(DRAIN_TIMEOUT);
         let mut events = Vec::with_capacity(EVENTS_PER_WAIT);
         while self.connections.iter().any(|connection| connection.outstanding > 0) && clock::now_ns() < deadline_ns {
@@ -211,6 +189,11 @@ impl<B: Bodies> Generator<B> {
         if unanswered > 0 {
             self.faults.unanswered += unanswered as u64;
             self.faults.first.get_or_insert_with(|| format!("no answer within {DRAIN_TIMEOUT:?}"));
+        }
+        let now_ns = clock::now_ns();
+        for connection in self.connections.iter().filter(|connection| is_recorded && connection.outstanding > 0) {
+            let waited_ns = now_ns.saturating_sub(connection.due_ns);
+            self.latency.saturating_record(waited_ns.min(LATENCY_NS_MAX));
         }
         Ok(())
     }
@@ -225,7 +208,8 @@ impl<B: Bodies> Generator<B> {
         {
             wake_ns = wake_ns.min(pace.next_ns());
         }
-        let wait_ns = wake_ns.saturating_sub(clock::now_ns()).min(clock::duration_ns(TURN_TIMEOUT));
+        let now_ns = clock::now_ns();
+        let wait_ns = wake_ns.saturating_sub(now_ns).min(clock::duration_ns(TURN_TIMEOUT));
         events.clear();
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&clock::timespec(wait_ns))) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -238,7 +222,10 @@ impl<B: Bodies> Generator<B> {
             }
         }
         if let Some((progress, thread_index)) = &self.progress {
-            progress.tell(*thread_index, self.responses);
+            progress.tell(*thread_index, self.responses, self.faults.count());
+            if progress.is_latency_due(*thread_index, now_ns) {
+                progress.tell_latency(*thread_index, self.latency.value_at_quantile(0.99), now_ns);
+            }
         }
         Ok(())
     }
@@ -349,14 +336,6 @@ impl<B: Bodies> Generator<B> {
         self.faults.unanswered += std::mem::take(&mut connection.outstanding) as u64;
         self.faults.first.get_or_insert_with(|| lost.to_string());
     }
-
-    fn mark(&self) -> Result<Mark> {
-        let server = self.server.map(ProcessCpu::read).transpose().map_err(|error| {
-            Error::Unusable(format!("the server's CPU time cannot be read, has it ended? ({error})"))
-        })?;
-        let (at_ns, own_cpu_ns) = (clock::now_ns(), clock::thread_cpu_ns());
-        Ok(Mark { at_ns, responses: self.responses, own_cpu_ns, server })
-    }
 }
 
 struct Received {
@@ -369,14 +348,7 @@ impl Connection {
     /// Sends what is left of the block, as much as the socket takes.
     fn send(&mut self, block: &[u8]) -> Result<(), Lost> {
         let Some(socket) = &self.socket else { return Ok(()) };
-        while self.unsent_bytes > 0 {
-            let rest = &block[block.len() - self.unsent_bytes..];
-            match retry_on_intr(|| send(socket, rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)) {
-                Ok(sent_bytes) => self.unsent_bytes -= sent_bytes,
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-        }
+        self.unsent_bytes -= socket::send_some(socket, &block[block.len() - self.unsent_bytes..])?;
         Ok(())
     }
 
@@ -392,15 +364,15 @@ impl Connection {
         let body_remaining = self.scanner.body_remaining();
         if !B::WANTED && body_remaining >= DISCARD_BYTES_MIN {
             let asked = body_remaining.min(discard.len());
-            let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
-            let Some(dropped) = receive_bytes(socket, &mut discard[..asked], flags)? else { return Ok(None) };
+            let Some(dropped) = receive_bytes(socket, &mut discard[..asked], RecvFlags::TRUNC)? else {
+                return Ok(None);
+            };
             let completed = usize::from(self.scanner.skip(dropped));
             return Ok(Some(Received { completed, drained: dropped < asked }));
         }
         let heads_only = !B::WANTED && known.body_bytes() >= DISCARD_BYTES_MIN;
         let asked = if heads_only { body_remaining + HEAD_READ_BYTES } else { buffer.len() };
-        let flags = RecvFlags::DONTWAIT;
-        let Some(filled) = receive_bytes(socket, &mut buffer[..asked], flags)? else { return Ok(None) };
+        let Some(filled) = receive_bytes(socket, &mut buffer[..asked], RecvFlags::empty())? else { return Ok(None) };
         let completed = self.scanner.scan(known, &buffer[..filled], bodies)?;
         Ok(Some(Received { completed, drained: filled < asked }))
     }
@@ -408,19 +380,8 @@ impl Connection {
 
 /// Bytes that came; `None` when there are none yet.
 fn receive_bytes(socket: &TcpStream, buffer: &mut [u8], flags: RecvFlags) -> Result<Option<usize>, Lost> {
-    match retry_on_intr(|| recv(socket, &mut *buffer, flags)) {
-        Ok((_, 0)) => Err(Lost::Closed),
-        Ok((_, count)) => Ok(Some(count)),
-        Err(Errno::AGAIN) => Ok(None),
-        Err(error) => Err(error.into()),
+    match socket::receive(socket, buffer, flags)? {
+        Some(0) => Err(Lost::Closed),
+        received => Ok(received),
     }
-}
-
-fn open_socket(options: &Options) -> std::io::Result<TcpStream> {
-    let socket = TcpStream::connect_timeout(&options.address, crate::limits::SINGLE_REQUEST_TIMEOUT)?;
-    socket.set_nodelay(true)?;
-    socket.set_nonblocking(true)?;
-    // A reset at the end: thousands of connections a second in TIME_WAIT would use up the ports.
-    socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
-    Ok(socket)
 }

@@ -10,24 +10,30 @@
 //!
 //! Open loop: blocks are due at a fixed rate, whatever the server does, and latency counts from when a block was
 //! due, so a stall is paid by every block that it kept waiting.
+//!
+//! All this is for one request whose good answers have one status and a Content-Length: `generator`, which does little per
+//! answer. [`exchange`] knows which answer belongs to which request, takes every framing, and opens connections again.
 
-mod check;
+pub mod exchange;
 mod generator;
 mod pace;
 mod progress;
+mod report;
+pub mod slow;
+mod socket;
 
-pub use check::JsonCheck;
 pub use pace::Pace;
 pub use progress::Progress;
 
 use crate::clock;
 use crate::error::{Context, Error, Result};
-use crate::limits::{DEPTH_MAX, LATENCY_NS_MAX};
+use crate::limits::{BLOCK_BYTES_MAX, DEPTH_MAX, LATENCY_NS_MAX};
 use crate::process::cpu::ProcessCpu;
 use crate::process::host;
 use crate::scan::{Bodies, Unseen};
-use generator::{Generator, Report};
+use generator::Generator;
 use hdrhistogram::Histogram;
+use report::merge;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -70,6 +76,15 @@ pub struct Faults {
     pub connections_lost: u64,
     /// Requests sent and not answered, lost connections included.
     pub unanswered: u64,
+    /// Answers of another status than the one expected, on connections that went on.
+    #[serde(default)]
+    pub wrong_status: u64,
+    /// Bodies that were parsed and are no JSON.
+    #[serde(default)]
+    pub invalid_json: u64,
+    /// Lists whose newest id was older than one shown before on the same connection.
+    #[serde(default)]
+    pub went_back: u64,
     /// The first fault in words.
     pub first: Option<String>,
 }
@@ -80,9 +95,17 @@ impl Faults {
         *self == Faults::default()
     }
 
+    /// All of them. A lost connection counts, and so does each answer that it still owed.
+    pub fn count(&self) -> u64 {
+        self.connections_lost + self.unanswered + self.wrong_status + self.invalid_json + self.went_back
+    }
+
     fn add(&mut self, other: Faults) {
         self.connections_lost += other.connections_lost;
         self.unanswered += other.unanswered;
+        self.wrong_status += other.wrong_status;
+        self.invalid_json += other.invalid_json;
+        self.went_back += other.went_back;
         self.first = self.first.take().or(other.first);
     }
 }
@@ -98,12 +121,19 @@ pub struct Outcome {
     pub responses: u64,
     /// Over the whole run, drain included.
     pub faults: Faults,
-    /// From the (intended) send of a block to its last answer, nanoseconds, blocks answered within the window.
+    /// From the (intended) send of a block to its last answer, nanoseconds. Closed loop: blocks answered within the
+    /// window. Open loop: also those answered in the drain, and what never left or was not answered, as long as it waited.
     pub latency: Histogram<u64>,
     /// The latest that a block left after it was due (open loop).
     pub late_ns_max: u64,
+    /// Blocks that were due within the window and never left, because every connection still waited (open loop).
+    pub never_sent: u64,
     /// Share of the generator's cores in use, 0 to 1.
     pub generator_busy: f64,
+    /// Share of the time in which a generator thread was ready and something else had its core, 0 to 1.
+    pub generator_waited: f64,
+    /// One thread's share of both reached `CORE_BUSY_MIN`: responses per second are the generator's, not the server's.
+    pub generator_was_limit: bool,
     /// CPU of the server within the window.
     pub server: Option<ProcessCpu>,
 }
@@ -131,83 +161,78 @@ pub fn run(options: &Options) -> Result<Outcome> {
 }
 
 /// Runs the load and shows each thread's bodies to what `bodies` makes for its connections.
-pub fn run_with<B: Bodies + Send>(options: &Options, bodies: impl Fn(usize) -> B) -> Result<(Outcome, Vec<B>)> {
-    let threads_count = options.cpus.len().max(1);
-    if options.depth == 0 || options.depth > DEPTH_MAX || options.connections_count < threads_count {
-        return Err(Error::Unusable(format!("depth is 1 to {DEPTH_MAX}, and each thread needs a connection")));
-    }
-    if options.rate.is_some_and(|rate| !(rate > 0.0 && rate.is_finite())) {
-        return Err(Error::Unusable("the rate must be above 0".into()));
-    }
+pub fn run_with<B: Bodies + Send>(options: &Options, bodies: impl Fn(usize) -> B + Sync) -> Result<(Outcome, Vec<B>)> {
     if options.trickle && options.rate.is_some() {
         return Err(Error::Unusable("a trickle follows the answers, a rate the clock: choose one".into()));
     }
-    host::need_descriptors(options.connections_count + 64)?;
-    let barrier = Barrier::new(threads_count);
-    let reports = std::thread::scope(|scope| {
-        let threads = (0..threads_count).map(|index| {
-            let connections_count = options.connections_count / threads_count
-                + usize::from(index < options.connections_count % threads_count);
-            let (bodies, barrier) = (bodies(connections_count), &barrier);
-            let name = format!("load-{index}");
-            std::thread::Builder::new()
-                .name(name)
-                .spawn_scoped(scope, move || run_thread(options, index, connections_count, bodies, barrier))
-        });
-        // All are started before the first is waited for.
-        let threads: Vec<_> = threads.collect::<std::io::Result<_>>().context("starting a generator thread")?;
-        threads
-            .into_iter()
-            .map(|thread| thread.join().expect("a generator thread panicked"))
-            .collect::<Result<Vec<_>>>()
+    check_bounds(options.depth, options.request.len(), options.rate)?;
+    let threads = Threads { cpus: &options.cpus, connections_count: options.connections_count };
+    let done = threads.run(|thread_index, connections_count| {
+        Generator::connect(options, thread_index, connections_count, bodies(connections_count))
     })?;
-    Ok(merge(reports, threads_count))
+    let (reports, bodies): (Vec<_>, Vec<_>) = done.into_iter().unzip();
+    Ok((merge(reports.into_iter()), bodies))
 }
 
-fn run_thread<B: Bodies>(
-    options: &Options,
-    thread_index: usize,
-    connections_count: usize,
-    bodies: B,
-    barrier: &Barrier,
-) -> Result<(Report, B)> {
-    let pinned = options.cpus.get(thread_index).map_or(Ok(()), |&cpu| host::pin_thread(&[cpu]));
-    let generator = pinned.and_then(|()| {
-        // One thread looks at the server's CPU, at the ends of its own window.
-        let server = if thread_index == 0 { options.server } else { None };
-        Generator::connect(options, thread_index, connections_count, server, bodies)
-    });
-    // Also reached by a thread that failed: the others must not wait for it.
-    barrier.wait();
-    generator?.run(clock::now_ns())
-}
-
-fn merge<B>(reports: Vec<(Report, B)>, threads_count: usize) -> (Outcome, Vec<B>) {
-    let mut outcome = Outcome {
-        begin_ns: u64::MAX,
-        end_ns: 0,
-        responses: 0,
-        faults: Faults::default(),
-        latency: latency_histogram(),
-        late_ns_max: 0,
-        generator_busy: 0.0,
-        server: None,
-    };
-    let mut all_bodies = Vec::new();
-    for (report, bodies) in reports {
-        outcome.begin_ns = outcome.begin_ns.min(report.begin.at_ns);
-        outcome.end_ns = outcome.end_ns.max(report.end.at_ns);
-        outcome.responses += report.end.responses - report.begin.responses;
-        let window_ns = (report.end.at_ns - report.begin.at_ns) as f64;
-        outcome.generator_busy +=
-            (report.end.own_cpu_ns - report.begin.own_cpu_ns) as f64 / window_ns / threads_count as f64;
-        outcome.server = outcome.server.or(report.end.server.zip(report.begin.server).map(|(end, begin)| end - begin));
-        outcome.faults.add(report.faults);
-        outcome.latency += report.latency;
-        outcome.late_ns_max = outcome.late_ns_max.max(report.late_ns_max);
-        all_bodies.push(bodies);
+/// What every kind of load is bound by.
+fn check_bounds(depth: usize, request_bytes: usize, rate: Option<f64>) -> Result<()> {
+    if depth == 0 || depth > DEPTH_MAX {
+        return Err(Error::Unusable(format!("depth is 1 to {DEPTH_MAX}")));
     }
-    (outcome, all_bodies)
+    if depth * request_bytes > BLOCK_BYTES_MAX {
+        return Err(Error::Unusable(format!(
+            "a block of {depth} requests has over {BLOCK_BYTES_MAX} bytes: send fewer at once, or a smaller body"
+        )));
+    }
+    if rate.is_some_and(|rate| !(rate > 0.0 && rate.is_finite())) {
+        return Err(Error::Unusable("the rate must be above 0".into()));
+    }
+    Ok(())
+}
+
+/// A generator of one thread, connected.
+trait Engine: Sized {
+    type Done: Send;
+
+    /// Warm-up, window, drain.
+    fn run(self, start_ns: u64) -> Result<Self::Done>;
+}
+
+/// Who loads.
+struct Threads<'o> {
+    /// One thread for each, pinned; empty: one, not pinned.
+    cpus: &'o [usize],
+    /// Shared out among them.
+    connections_count: usize,
+}
+
+impl Threads<'_> {
+    /// Starts all, lets each connect its share, then lets all run at once.
+    fn run<E: Engine>(&self, connect: impl Fn(usize, usize) -> Result<E> + Sync) -> Result<Vec<E::Done>> {
+        let threads_count = self.cpus.len().max(1);
+        if self.connections_count < threads_count {
+            return Err(Error::Unusable("each thread needs a connection".into()));
+        }
+        host::need_descriptors(self.connections_count + 64)?;
+        let (connect, barrier) = (&connect, &Barrier::new(threads_count));
+        std::thread::scope(|scope| {
+            let threads = (0..threads_count).map(|index| {
+                let connections_count = self.connections_count / threads_count
+                    + usize::from(index < self.connections_count % threads_count);
+                let work = move || {
+                    let pinned = self.cpus.get(index).map_or(Ok(()), |&cpu| host::pin_thread(&[cpu]));
+                    let engine = pinned.and_then(|()| connect(index, connections_count));
+                    // Also reached by a thread that failed: the others must not wait for it.
+                    barrier.wait();
+                    engine?.run(clock::now_ns())
+                };
+                std::thread::Builder::new().name(format!("load-{index}")).spawn_scoped(scope, work)
+            });
+            // All are started before the first is waited for.
+            let threads: Vec<_> = threads.collect::<std::io::Result<_>>().context("starting a generator thread")?;
+            threads.into_iter().map(|thread| thread.join().expect("a generator thread panicked")).collect()
+        })
+    }
 }
 
 /// Three digits from a nanosecond to a minute.

@@ -4,8 +4,10 @@
 #![cfg(target_os = "linux")]
 
 mod audit;
+mod exchanges;
 mod floors;
 mod generator;
+mod load_command;
 mod matrix;
 mod report;
 mod writer;
