@@ -110,7 +110,8 @@ fn measurements(arguments: &Arguments, directory: &Path) -> Vec<(String, Command
 
 /// Latency at a rate, on a server of one shard on the first CPU; the generator has the last.
 fn latencies(arguments: &Arguments, directory: &Path) -> Result<(), String> {
-    let place = tempfile::tempdir_in(root().join("target/release")).map_err(|error| format!("no directory: {error}"))?;
+    let place =
+        tempfile::tempdir_in(root().join("target/release")).map_err(|error| format!("no directory: {error}"))?;
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut pinned = Command::new("taskset");
     pinned.args(["--cpu-list", "0"]).arg(root().join("target/release/todo-server")).env("SHARDS", "1");
@@ -119,7 +120,8 @@ fn latencies(arguments: &Arguments, directory: &Path) -> Result<(), String> {
     let (seconds, cpu) = (if arguments.quick { "1" } else { "10" }, (cpus - 1).to_string());
     for rate in READ_RATES {
         println!("\n== latency-{rate}.json");
-        let load = ["load", "--url", &url, "--depth", "1", "--rate", rate, "--seconds", seconds, "--cpu", &cpu, "--json"];
+        let load =
+            ["load", "--url", &url, "--depth", "1", "--rate", rate, "--seconds", seconds, "--cpu", &cpu, "--json"];
         let text = capture(&mut bench(&load))?;
         write(&directory.join(format!("latency-{rate}.json")), &text)?;
     }
