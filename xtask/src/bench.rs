@@ -1,5 +1,6 @@
 //! `cargo xtask bench-cluster`: what `todo-bench` measures of a cluster, over a release build.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -22,14 +23,21 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Starts a stack and a worker and measures a server there: its reads beside those of a server on a file, how many writes
 /// it acknowledges, and how many the worker applies.
-pub fn run_cluster(arguments: &[String]) -> Result<bool, String> {
+///
+/// With `results` each measurement is kept there too, as a file of a run.
+pub fn run_cluster(arguments: &[String], results: Option<&Path>) -> Result<bool, String> {
     build_release()?;
     let scoped = Scoped::start("bench-stack", Security::Open)?;
     let worker = Ended(cluster::start_worker("worker", &scratch("bench")?, &Places::of(&scoped.stack))?);
-    measure(&scoped.stack.variables(), &worker.0, arguments)
+    measure(&scoped.stack.variables(), &worker.0, arguments, results)
 }
 
-fn measure(variables: &[(&'static str, String)], worker: &Service, arguments: &[String]) -> Result<bool, String> {
+fn measure(
+    variables: &[(&'static str, String)],
+    worker: &Service,
+    arguments: &[String],
+    results: Option<&Path>,
+) -> Result<bool, String> {
     let release = root().join("target/release");
     let run = |program: &str, words: &[&str]| -> Command {
         let mut run = command(release.join(program), words);
@@ -48,14 +56,20 @@ fn measure(variables: &[(&'static str, String)], worker: &Service, arguments: &[
     println!("warming up");
     succeed(&mut writes(&WARM_UP))?;
     let runs = [
-        writes(&["--connections=64", "--depth=16", "--seconds=10"]),
-        writes(&["--connections=64", "--depth=64", "--seconds=10"]),
-        writes(&["--connections=200", "--depth=1", "--seconds=10"]),
-        writes(&["--connections=64", "--depth=16", "--rate=20000", "--seconds=30", "--warmup=3"]),
-        reads,
+        ("writes-cluster-16.json", writes(&["--connections=64", "--depth=16", "--seconds=10"])),
+        ("writes-cluster-64.json", writes(&["--connections=64", "--depth=64", "--seconds=10"])),
+        ("writes-cluster-1.json", writes(&["--connections=200", "--depth=1", "--seconds=10"])),
+        (
+            "writes-cluster-rate.json",
+            writes(&["--connections=64", "--depth=16", "--rate=20000", "--seconds=30", "--warmup=3"]),
+        ),
+        ("cluster.json", reads),
     ];
     let mut failures = 0;
-    for mut run in runs {
+    for (file, mut run) in runs {
+        if let Some(directory) = results {
+            run.arg("--json").arg(directory.join(file));
+        }
         wait_until_applied(worker)?;
         if let Err(reason) = succeed(&mut run) {
             eprintln!("{reason}");

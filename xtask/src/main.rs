@@ -79,7 +79,7 @@ fn main() -> ExitCode {
         Task::Chaos(arguments) => chaos::run(&arguments),
         Task::Demo => demo::run(),
         Task::Bench(arguments) => suite::run(&arguments),
-        Task::BenchCluster { arguments } => bench::run_cluster(&arguments),
+        Task::BenchCluster { arguments } => bench::run_cluster(&arguments, None),
     });
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

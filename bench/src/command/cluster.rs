@@ -66,6 +66,7 @@ pub fn run(args: &ClusterArgs) -> Result<Verdict> {
             cell,
             write_rate: args.writes,
             write_connections_count: args.writes_connections,
+            write_depth: 1,
             generator_cpu,
             rounds,
             age_window: seconds(args.age_seconds)?,

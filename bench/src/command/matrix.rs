@@ -51,6 +51,12 @@ pub struct MatrixArgs {
     /// Connections that write.
     #[arg(long, default_value_t = 64)]
     writes_connections: usize,
+    /// Writes in flight on each of them.
+    #[arg(long, default_value_t = 1)]
+    writes_depth: usize,
+    /// No reads but those beside writes.
+    #[arg(long, requires = "writes", conflicts_with_all = ["cells", "gates"])]
+    writes_only: bool,
     /// How long ages are taken, in seconds.
     #[arg(long, default_value_t = 10.0)]
     age_seconds: f64,
@@ -114,7 +120,7 @@ pub fn run(args: &MatrixArgs) -> Result<Verdict> {
 impl MatrixArgs {
     fn cells_to_run(&self) -> Vec<Cell> {
         let mut cells = self.cells.clone();
-        if cells.is_empty() {
+        if cells.is_empty() && !self.writes_only {
             let gates = if self.gates.is_empty() { matrix::issue_gates() } else { self.gates.clone() };
             cells = gates.iter().map(|gate| gate.cell).collect();
             cells.dedup();
@@ -149,6 +155,7 @@ impl MatrixArgs {
                 cell: self.writes_cell,
                 write_rate: rate,
                 write_connections_count: self.writes_connections,
+                write_depth: self.writes_depth,
                 generator_cpu: started.generator_cpu,
                 rounds: self.rounds(&[], self.writes_cell)?,
                 age_window: seconds(self.age_seconds)?.max(Duration::from_millis(100)),

@@ -30,8 +30,10 @@ pub struct Options {
     pub cell: Cell,
     /// Writes per second.
     pub write_rate: f64,
-    /// Connections that write, one write at a time each.
+    /// Connections that write.
     pub write_connections_count: usize,
+    /// Writes in flight on each.
+    pub write_depth: usize,
     /// CPU of both generators.
     pub generator_cpu: usize,
     /// `rounds_min` rounds; its width is not used.
@@ -345,7 +347,7 @@ impl<'a> Bench<'a> {
             address: self.server.address(),
             token: self.token.clone(),
             connections_count: self.options.write_connections_count,
-            depth: 1,
+            depth: self.options.write_depth,
             rate: Some(self.options.write_rate),
             mix: Mix::All,
             cpu: Some(self.options.generator_cpu),
