@@ -9,7 +9,7 @@ use crate::command::{build_release, cargo, command, root, scratch, succeed};
 use crate::libtest;
 use crate::report::{Report, Tally};
 use crate::server::Server;
-use crate::{chaos, sanitizer, tools};
+use crate::{chaos, sanitizer, tools, tutorial};
 
 const FUZZ_TARGETS: &[&str] = &["head", "chunked", "connection", "json", "jwt", "messages"];
 /// A target with a planted fault: when the fuzzer does not find it, the other targets prove nothing.
@@ -55,6 +55,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
         if is_well { Ok(Tally::ONE) } else { Err("a promise was broken".to_owned()) }
     });
     report.step("load", || load(share_seconds.max(1)));
+    report.step("the tutorial of docs/benchmarks.md", tutorial::check);
     Ok(report.end())
 }
 

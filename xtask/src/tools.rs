@@ -102,6 +102,15 @@ pub const FOR_CHAOS: &[Tool] = &[Tool {
 /// What `cargo xtask soak` needs.
 pub const FOR_SOAK: &[Tool] = &[
     Tool {
+        name: "npm, wrk and h2load (apt)",
+        purpose: "the tutorial of docs/benchmarks.md; npx fetches autocannon",
+        present: || {
+            let installed = |program| works(&mut command("sh", &["-c", &format!("command -v {program}")]));
+            ["npx", "wrk", "h2load"].into_iter().all(installed)
+        },
+        install: || apt(&["npm", "wrk", "nghttp2-client"]),
+    },
+    Tool {
         name: "g++ (apt)",
         purpose: "libFuzzer is C++",
         present: || works(&mut command("c++", &["--version"])),
