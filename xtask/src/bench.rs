@@ -6,19 +6,17 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::affinity;
 use crate::cluster::{self, Ended, Places, SECRET};
 use crate::command::{build_release, command, root, scratch, succeed};
 use crate::http::Client;
 use crate::stack::service::Service;
-use crate::stack::{Scoped, Security, Stack};
+use crate::stack::{Scoped, Security};
 
 /// Todos that a cluster is filled with before it is measured.
 const SEEDED: &str = "--count=10000";
 /// Writes before anything is measured: a Kafka just started spends three times as much on a batch, until its JVM has compiled
 /// what is hot.
 const WARM_UP: [&str; 3] = ["--connections=64", "--depth=64", "--seconds=40"];
-const READS_FILE: &str = "cluster.json";
 /// Until the worker has applied what the run before has left.
 const LAG_TIMEOUT: Duration = Duration::from_secs(300);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -31,12 +29,16 @@ pub fn run_cluster(arguments: &[String], results: Option<&Path>) -> Result<bool,
     build_release()?;
     let scoped = Scoped::start("bench-stack", Security::Open)?;
     let worker = Ended(cluster::start_worker("worker", &scratch("bench")?, &Places::of(&scoped.stack))?);
-    measure(&scoped.stack, &worker.0, arguments, results)
+    measure(&scoped.stack.variables(), &worker.0, arguments, results)
 }
 
-fn measure(stack: &Stack, worker: &Service, arguments: &[String], results: Option<&Path>) -> Result<bool, String> {
+fn measure(
+    variables: &[(&'static str, String)],
+    worker: &Service,
+    arguments: &[String],
+    results: Option<&Path>,
+) -> Result<bool, String> {
     let release = root().join("target/release");
-    let variables = stack.variables();
     let run = |program: &str, words: &[&str]| -> Command {
         let mut run = command(release.join(program), words);
         run.envs(variables.iter().map(|(name, value)| (*name, value.as_str()))).env("JWT_SECRET", SECRET);
@@ -61,7 +63,7 @@ fn measure(stack: &Stack, worker: &Service, arguments: &[String], results: Optio
             "writes-cluster-rate.json",
             writes(&["--connections=64", "--depth=16", "--rate=20000", "--seconds=30", "--warmup=3"]),
         ),
-        (READS_FILE, reads),
+        ("cluster.json", reads),
     ];
     let mut failures = 0;
     for (file, mut run) in runs {
@@ -69,14 +71,6 @@ fn measure(stack: &Stack, worker: &Service, arguments: &[String], results: Optio
             run.arg("--json").arg(directory.join(file));
         }
         wait_until_applied(worker)?;
-        if file == READS_FILE {
-            // The server has the first CPU. What stands behind it has the generator's, the last: between two turns of a shard
-            // it would empty the caches whose use is measured.
-            let cpu = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) - 1;
-            for service in [&stack.kafka, &stack.postgres, &stack.redis, worker] {
-                affinity::keep_to(service.pid(), cpu)?;
-            }
-        }
         if let Err(reason) = succeed(&mut run) {
             eprintln!("{reason}");
             failures += 1;

@@ -11,7 +11,6 @@
 //! `command` runs programs, `libtest` reads what tests print, `report` counts, `tools` installs, `server` starts the
 //! server under test and `http` speaks to it.
 
-mod affinity;
 mod bench;
 mod chaos;
 mod cluster;
