@@ -1,7 +1,7 @@
 //! `cargo xtask ...`: the project's own commands, the same on a desk and in CI.
 //!
 //! - `test`: everything deterministic, one named step after another (`test`), from what each check is made of:
-//!   `imports`, `licences`, `links`, `sanitizer`, `readme`, `tutorial`, `transcript`, `openapi`, `manifests`.
+//!   `imports`, `licences`, `links`, `sanitizer`, `readme`, `tutorial`, `tuning`, `transcript`, `openapi`, `manifests`.
 //! - `soak`: what needs time: fuzzing, kills under load, chaos, load (`soak`).
 //! - `stack`: Postgres, Redis and Kafka for development and for the tests (`stack`).
 //! - `demo`: servers and a worker over a stack (`cluster`), and what a write takes to be seen (`demo`).
@@ -33,6 +33,7 @@ mod suite;
 mod test;
 mod tools;
 mod transcript;
+mod tuning;
 mod tutorial;
 
 use std::process::ExitCode;

@@ -36,6 +36,14 @@ pub const FOR_TEST: &[Tool] = &[
         install: || apt(&["curl"]),
     },
     Tool {
+        name: "shellcheck, systemd (apt)",
+        purpose: "the checks of tuning",
+        present: || {
+            works(&mut command("shellcheck", &["--version"])) && works(&mut command("systemd-analyze", &["--version"]))
+        },
+        install: || apt(&["shellcheck", "systemd"]),
+    },
+    Tool {
         name: "python3 with venv (apt)",
         purpose: "the OpenAPI check and the manifests'",
         present: || works(&mut command("python3", &["-c", "import venv, ensurepip"])),
