@@ -7,7 +7,7 @@
 //! - `process` starts servers and reads what the kernel and they themselves tell about their work.
 //! - `matrix` runs server and references interleaved and judges the ratios; `statistics` is its arithmetic.
 //! - `writes` sends writes: their rate, what they cost the reads, and how old what is read is.
-//! - `balance` counts how evenly shards share connections.
+//! - `balance` counts how evenly shards share connections; `scaling` measures what another shard adds.
 //! - `memory` holds connections open, idle or never read.
 //! - `report` makes one page of a run, and compares two.
 //! - `audit` checks what other clients printed; it measures nothing.
@@ -35,6 +35,7 @@ pub mod process;
 pub mod report;
 pub mod request;
 pub mod run;
+pub mod scaling;
 pub mod scan;
 pub mod single;
 pub mod statistics;

@@ -8,6 +8,7 @@ mod machine;
 mod matrix;
 mod memory;
 mod report;
+mod scale;
 mod server;
 mod writes;
 
@@ -39,6 +40,8 @@ enum Command {
     Pairs(writes::PairsArgs),
     /// How evenly shards share connections, and what taking one costs, for each way to accept.
     Balance(balance::BalanceArgs),
+    /// What another shard adds: servers of 1, 2, 4 and 8 shards interleaved; more than there are cores are called oversubscribed.
+    Scale(scale::ScaleArgs),
     /// Whether a result of autocannon, wrk or h2load agrees with itself; every finding shows its arithmetic.
     Audit(audit::AuditArgs),
     /// What figures of this machine depend on: CPUs, kernel and its settings, compiler, commit.
@@ -98,6 +101,7 @@ fn run(command: Command) -> Result<Verdict> {
         Command::Writes(args) => writes::run(&args),
         Command::Pairs(args) => writes::run_pairs(&args),
         Command::Balance(args) => balance::run(&args),
+        Command::Scale(args) => scale::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Machine(args) => machine::run(&args),
         Command::Report(args) => report::run(&args),
