@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
-use todo_server::http::bearer::Keys;
-use todo_server::settings::{Command, CommandLine, Settings};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use todo_server::settings::{Command, CommandLine, SECRETS, Settings};
 use todo_server::transfer::export;
 use todo_server::transfer::seed::{ImportFile, import};
 use todo_server::transfer::seed_cluster::ClusterSeed;
@@ -22,10 +22,15 @@ type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
     abort_on_panic();
-    let CommandLine { command, settings } = CommandLine::parse();
+    let matches = CommandLine::command().get_matches();
+    let CommandLine { command, settings } =
+        CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let done =
         logging::start(&settings.log).map_err(Failure::from).and_then(|()| match command.unwrap_or(Command::Serve) {
-            Command::Serve => serve::run(&settings).map_err(Failure::from),
+            Command::Serve => {
+                warn_of_secrets(&matches);
+                serve::run(&settings).map_err(Failure::from)
+            }
             Command::Seed { count, from, append } => seed(&settings, &Seed { count, from, append }),
             Command::Export => export(&settings),
             Command::Token { sub, ttl } => token(&settings, &sub, ttl),
@@ -46,6 +51,17 @@ fn abort_on_panic() {
         report(panic);
         std::process::abort();
     }));
+}
+
+/// Arguments of a process can be read by everybody on its machine, as long as it runs.
+fn warn_of_secrets(matches: &ArgMatches) {
+    for (argument, variable) in SECRETS {
+        if matches.value_source(argument) == Some(ValueSource::CommandLine) {
+            tracing::warn!(
+                "{variable} was given as an argument, which everybody on this machine can read: set it in the environment, or name a file in {variable}_FILE"
+            );
+        }
+    }
 }
 
 /// What a store is to be seeded with.
@@ -124,11 +140,7 @@ fn token(settings: &Settings, subject: &str, ttl_seconds: u64) -> Result<(), Fai
     if subject.is_empty() || subject.len() > todo_server::limits::TOKEN_SUBJECT_BYTES_MAX {
         return Err("--sub must have 1 to 256 bytes: it becomes the token's subject".into());
     }
-    let secret = match settings.connections.cluster()? {
-        None => settings.secret()?,
-        Some(_) => settings.shared_secret()?,
-    };
-    let keys = Keys::new(&secret);
+    let keys = settings.keys(settings.connections.cluster()?.is_some())?;
     println!("{}", keys.sign(subject, clock::wall_ms() / 1_000, ttl_seconds)?);
     Ok(())
 }

@@ -99,7 +99,7 @@ pub enum ServeError {
 /// Why it cannot start, or go on.
 pub fn run(settings: &Settings) -> Result<(), ServeError> {
     let cluster = settings.connections.cluster()?;
-    let secret = if cluster.is_some() { settings.shared_secret()? } else { settings.secret()? };
+    let keys = Arc::new(settings.keys(cluster.is_some())?);
     // The port before the file: who starts a second server by mistake must not touch the first one's file.
     let descriptors = raise_descriptor_limit();
     let cores = choose_cores(settings);
@@ -119,7 +119,7 @@ pub fn run(settings: &Settings) -> Result<(), ServeError> {
     let summary =
         summary(&listeners, accept, &cores, (driver, refusal.as_ref()), connections_max, descriptors, &backing);
     let files_max = if settings.sendfile { files_per_shard(descriptors, shards_count) } else { 0 };
-    let process = Process { settings, secret: &secret, accept, cores, driver, connections_max, files_max, window };
+    let process = Process { settings, keys, accept, cores, driver, connections_max, files_max, window };
     process.serve(listeners, backing, &summary)
 }
 
@@ -198,7 +198,7 @@ impl Backing {
 /// What the rest of the start follows from.
 struct Process<'a> {
     settings: &'a Settings,
-    secret: &'a [u8],
+    keys: Arc<Keys>,
     accept: Accept,
     cores: Cores,
     driver: Driver,
@@ -284,7 +284,7 @@ impl Process<'_> {
                 connections_max: self.connections_max,
                 files_max: self.files_max,
                 rules: Arc::new(rules(self.settings)),
-                keys: Arc::new(Keys::new(self.secret)),
+                keys: Arc::clone(&self.keys),
                 to_control,
                 from_control,
                 counters,

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use todo_worker::settings::{Connections, Secret, secret};
 
+use crate::http::bearer::{Keys, NamedSecret};
 use crate::limits::{
     BODY_TIMEOUT, DRAIN_TIMEOUT_MS_DEFAULT, HEAD_TIMEOUT, IDLE_TIMEOUT, LIST_LIMIT_MAX, PROGRESS_TIMEOUT,
     REFRESH_MS_DEFAULT, SECRET_BYTES_MIN, SHARDS_MAX, SNAPSHOT_BYTES_MAX_DEFAULT, SNAPSHOT_BYTES_MIN,
@@ -38,6 +39,13 @@ pub struct CommandLine {
 /// Version, commit and target, as `--version` prints them.
 pub const VERSION: &str =
     concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("BUILD_COMMIT"), ", ", env!("BUILD_TARGET"), ")");
+
+/// Settings that hold nothing but a secret: the names of the argument and of the variable.
+pub const SECRETS: [(&str, &str); 3] = [
+    ("jwt_secret", "JWT_SECRET"),
+    ("jwt_secret_previous", "JWT_SECRET_PREVIOUS"),
+    ("kafka_password", "KAFKA_PASSWORD"),
+];
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -125,6 +133,22 @@ pub struct Settings {
     /// File that holds the JWT_SECRET
     #[arg(long, env, global = true, value_name = "FILE")]
     pub jwt_secret_file: Option<PathBuf>,
+
+    /// Name of the JWT_SECRET, the `kid` of its tokens [default: none, good for every `kid`]
+    #[arg(long, env, global = true, value_name = "ID")]
+    pub jwt_key_id: Option<String>,
+
+    /// The JWT_SECRET before this one: its tokens are good too until they expire
+    #[arg(long, env, global = true, hide_env_values = true, value_name = "SECRET")]
+    pub jwt_secret_previous: Option<Secret>,
+
+    /// File that holds the JWT_SECRET_PREVIOUS
+    #[arg(long, env, global = true, value_name = "FILE")]
+    pub jwt_secret_previous_file: Option<PathBuf>,
+
+    /// Name of the JWT_SECRET_PREVIOUS
+    #[arg(long, env, global = true, value_name = "ID")]
+    pub jwt_key_id_previous: Option<String>,
 
     /// Accept a JWT_SECRET under 32 bytes, which can be guessed: for experiments only
     #[arg(long, env, global = true)]
@@ -221,6 +245,19 @@ pub enum SettingsError {
 }
 
 impl Settings {
+    /// The keys of tokens, of which a cluster's must be set.
+    ///
+    /// # Errors
+    /// As [`Settings::secret`] and [`Settings::shared_secret`]; a weak previous key that is not allowed.
+    pub fn keys(&self, is_cluster: bool) -> Result<Keys, SettingsError> {
+        let secret = if is_cluster { self.shared_secret()? } else { self.secret()? };
+        let file = self.jwt_secret_previous_file.as_deref();
+        let previous = secret_of("JWT_SECRET_PREVIOUS", self.jwt_secret_previous.as_ref(), file)?;
+        let previous = previous.map(|secret| self.strong(secret)).transpose()?;
+        let previous = previous.map(|secret| NamedSecret { secret, id: self.jwt_key_id_previous.clone() });
+        Ok(Keys::rotating(NamedSecret { secret, id: self.jwt_key_id.clone() }, previous))
+    }
+
     /// The key of tokens: the one that is set, else the one kept beside the data file, made at random when there is none.
     ///
     /// # Errors
@@ -241,8 +278,7 @@ impl Settings {
     }
 
     fn set_secret(&self) -> Result<Option<Vec<u8>>, SettingsError> {
-        let secret = secret("JWT_SECRET", self.jwt_secret.as_ref(), self.jwt_secret_file.as_deref())?;
-        Ok(secret.map(|secret| secret.reveal().as_bytes().to_vec()))
+        secret_of("JWT_SECRET", self.jwt_secret.as_ref(), self.jwt_secret_file.as_deref())
     }
 
     fn strong(&self, secret: Vec<u8>) -> Result<Vec<u8>, SettingsError> {
@@ -251,6 +287,15 @@ impl Settings {
         }
         Ok(secret)
     }
+}
+
+/// A key that is set, in one place or the other.
+fn secret_of(
+    name: &'static str,
+    value: Option<&Secret>,
+    file: Option<&Path>,
+) -> Result<Option<Vec<u8>>, SettingsError> {
+    Ok(secret(name, value, file)?.map(|secret| secret.reveal().as_bytes().to_vec()))
 }
 
 /// Where the random key of a data file is kept.

@@ -4,28 +4,50 @@
 //! given: the crate reads the clock itself, and grants a minute's leeway.
 
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, TokenData, Validation};
 use serde_json::{Map, Value, json};
 
 use super::reject::Reject;
 use crate::limits::{TOKEN_BYTES_MAX, TOKEN_SUBJECT_BYTES_MAX};
 
-/// The secret, ready to verify and to sign.
+/// A secret and the name that tokens give it.
+#[derive(Clone)]
+pub struct NamedSecret {
+    /// What signs.
+    pub secret: Vec<u8>,
+    /// `kid` of a token's header (RFC 7515 4.1.4); a key without a name is good for every `kid`.
+    pub id: Option<String>,
+}
+
+/// The secrets, ready to verify and to sign.
 pub struct Keys {
-    decoding: DecodingKey,
+    /// The one that signs comes first; what follows is still trusted.
+    keys: Vec<Key>,
     encoding: EncodingKey,
     validation: Validation,
 }
 
+struct Key {
+    decoding: DecodingKey,
+    id: Option<String>,
+}
+
 impl Keys {
-    /// Keys of a secret. That it is long enough (RFC 7518 3.2) is the settings' to see to.
+    /// The key of a secret. That it is long enough (RFC 7518 3.2) is the settings' to see to.
     pub fn new(secret: &[u8]) -> Keys {
+        Keys::rotating(NamedSecret { secret: secret.to_vec(), id: None }, None)
+    }
+
+    /// Keys while one secret takes the place of another: the current one signs, and both verify.
+    pub fn rotating(current: NamedSecret, previous: Option<NamedSecret>) -> Keys {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
         // A token made for somebody else with the same secret is as good as ours: the secret decides.
         validation.validate_aud = false;
-        Keys { decoding: DecodingKey::from_secret(secret), encoding: EncodingKey::from_secret(secret), validation }
+        let encoding = EncodingKey::from_secret(&current.secret);
+        let key = |named: NamedSecret| Key { decoding: DecodingKey::from_secret(&named.secret), id: named.id };
+        Keys { keys: [Some(current), previous].into_iter().flatten().map(key).collect(), encoding, validation }
     }
 
     /// The `sub` of the token in an `Authorization` field, at a Unix time in seconds: 1 to
@@ -39,18 +61,28 @@ impl Keys {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(Reject::TokenMalformed);
         }
-        let data =
-            jsonwebtoken::decode::<Map<String, Value>>(token, &self.decoding, &self.validation).map_err(|error| {
-                match error.kind() {
-                    ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm => Reject::TokenUntrusted,
-                    _ => Reject::TokenMalformed,
-                }
-            })?;
+        let data = self.decode(token)?;
         // RFC 7515 4.1.11: what the sender calls critical must be understood, and nothing is here.
         if data.header.crit.is_some() {
             return Err(Reject::TokenMalformed);
         }
         subject_at(data.claims, now_unix_seconds)
+    }
+
+    /// The token by the first key that signed it. jsonwebtoken compares signatures in constant time (aws-lc's HMAC).
+    fn decode(&self, token: &[u8]) -> Result<TokenData<Map<String, Value>>, Reject> {
+        let mut reject = Reject::TokenUntrusted;
+        for key in &self.keys {
+            match jsonwebtoken::decode(token, &key.decoding, &self.validation) {
+                Ok(data) => return if key.is_meant_by(&data.header) { Ok(data) } else { Err(Reject::TokenUntrusted) },
+                Err(error) => match error.kind() {
+                    ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm => {}
+                    // What is wrong with its form is so with every key, but only a signature that is right lets it show.
+                    _ => reject = Reject::TokenMalformed,
+                },
+            }
+        }
+        Err(reject)
     }
 
     /// A token for `subject` that expires `ttl_seconds` after the given Unix time.
@@ -65,7 +97,17 @@ impl Keys {
     ) -> Result<String, jsonwebtoken::errors::Error> {
         let expiry = now_unix_seconds.saturating_add(ttl_seconds);
         let claims = json!({ "sub": subject, "iat": now_unix_seconds, "exp": expiry });
-        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.encoding)
+        let header = Header { kid: self.keys.first().and_then(|key| key.id.clone()), ..Header::new(Algorithm::HS256) };
+        jsonwebtoken::encode(&header, &claims, &self.encoding)
+    }
+}
+
+impl Key {
+    fn is_meant_by(&self, header: &Header) -> bool {
+        match (&self.id, &header.kid) {
+            (Some(id), Some(named)) => id == named,
+            _ => true,
+        }
     }
 }
 
@@ -234,5 +276,37 @@ mod tests {
         assert_eq!(verify(NOW + 59).as_deref(), Ok("ann"));
         assert_eq!(verify(NOW + 60), Err(Reject::TokenExpired));
         assert_eq!(Keys::new(b"another").verify(Some(authorization.as_bytes()), NOW), Err(Reject::TokenUntrusted));
+    }
+
+    #[test]
+    fn a_secret_takes_the_place_of_another() {
+        let named = |secret: &str, id: Option<&str>| NamedSecret {
+            secret: format!("{secret:.<32}").into_bytes(),
+            id: id.map(str::to_owned),
+        };
+        let (old, new) = (named("old", Some("2025")), named("new", Some("2026")));
+        let before = Keys::rotating(old.clone(), None);
+        let during = Keys::rotating(new.clone(), Some(old.clone()));
+        let after = Keys::rotating(new, None);
+        let check = |keys: &Keys, token: &[u8], expected: Result<&str, Reject>| {
+            let found = keys.verify(Some(token), NOW);
+            assert_eq!(found.as_deref().map_err(|reject| *reject), expected);
+        };
+        let token = |keys: &Keys| format!("Bearer {}", keys.sign("ann", NOW, 60).unwrap()).into_bytes();
+        check(&during, &token(&before), Ok("ann"));
+        check(&during, &token(&during), Ok("ann"));
+        check(&after, &token(&before), Err(Reject::TokenUntrusted));
+        check(&after, &token(&during), Ok("ann"));
+
+        // A token says which key it means, and is no other's; one that says nothing is good with each.
+        let claims = br#"{"sub":"ann","exp":1800000001}"#;
+        let signed_as = |header: &str| signed(&old.secret, header.as_bytes(), claims);
+        check(&during, &signed_as(r#"{"alg":"HS256"}"#), Ok("ann"));
+        check(&during, &signed_as(r#"{"alg":"HS256","kid":"2025"}"#), Ok("ann"));
+        check(&during, &signed_as(r#"{"alg":"HS256","kid":"2026"}"#), Err(Reject::TokenUntrusted));
+        check(&during, &signed_as(r#"{"alg":"HS256","kid":"2024"}"#), Err(Reject::TokenUntrusted));
+        check(&Keys::rotating(named("old", None), None), &signed_as(r#"{"alg":"HS256","kid":"any"}"#), Ok("ann"));
+        // Malformed with the previous key is malformed.
+        check(&during, &signed(&old.secret, HEADER.as_bytes(), b"[]"), Err(Reject::TokenMalformed));
     }
 }

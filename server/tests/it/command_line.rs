@@ -88,6 +88,32 @@ fn a_token_is_all_that_token_prints_and_the_server_takes_it() {
     server.connect().ask(&post).accepted();
 }
 
+/// Old tokens are good until they expire while a new secret takes the place of theirs.
+#[test]
+fn a_secret_is_rotated_without_a_refused_write() {
+    const NEW: &str = "the new secret of the tests, over thirty-two bytes";
+    let folder = folder();
+    let token = |arguments: &[&str]| {
+        let said = say(folder.path(), &[&["token", "--sub", "me"], arguments].concat());
+        assert_eq!(said.code, Some(0), "{}", said.error);
+        format!("Bearer {}", said.out.trim())
+    };
+    let old = token(&["--jwt-secret", SECRET, "--jwt-key-id", "a"]);
+    let new = token(&["--jwt-secret", NEW, "--jwt-key-id", "b"]);
+    let flags = [("--jwt-key-id", "b"), ("--jwt-secret-previous", SECRET), ("--jwt-key-id-previous", "a")];
+    let options =
+        flags.iter().fold(Options::default().flag("--http-port", 0).flag("--jwt-secret", NEW), |options, flag| {
+            options.flag(flag.0, flag.1)
+        });
+    let server = options.start();
+    for authorization in [old, new] {
+        let post = request("POST", "/todos", &[("Authorization", &authorization)], r#"{"title":"t"}"#);
+        server.connect().ask(&post).accepted();
+    }
+    let short = say(folder.path(), &["--http-port", "0", "--jwt-secret", NEW, "--jwt-secret-previous", "short"]);
+    assert!(short.code == Some(1) && short.error.contains("at least 32"), "{}", short.error);
+}
+
 /// With no secret set, one is made, kept to its owner, and used by both commands.
 #[test]
 fn the_kept_secret_is_one_for_all_commands() {

@@ -24,6 +24,7 @@ mod drain;
 mod files;
 mod harness;
 mod pipelining;
+mod secrets;
 mod start;
 mod store_trouble;
 mod transfer;
