@@ -23,6 +23,7 @@ mod licences;
 mod links;
 mod manifests;
 mod openapi;
+mod peers;
 mod readme;
 mod report;
 mod sanitizer;
@@ -66,6 +67,8 @@ enum Task {
     /// Release build, then all that is published of reads, writes, latency and memory, as one page in `bench/runs/`; with
     /// arguments behind `--` only `todo-bench matrix` with those.
     Bench(suite::Arguments),
+    /// Builds the servers of others that the bench compares with, into target/peers.
+    Peers,
     /// Release build, a stack and a worker: writes through Kafka, and a server's reads beside those of one on a file.
     BenchCluster {
         /// Handed to `todo-bench cluster` as they are.
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         Task::Chaos(arguments) => chaos::run(&arguments),
         Task::Demo => demo::run(),
         Task::Bench(arguments) => suite::run(&arguments),
+        Task::Peers => peers::run(),
         Task::BenchCluster { arguments } => bench::run_cluster(&arguments, None),
     });
     match outcome {

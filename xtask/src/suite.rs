@@ -4,6 +4,7 @@
 //! bench/runs/<date>-<machine>/
 //!     machine.json            what the figures depend on
 //!     matrix.json             CPU per read, server and floors interleaved
+//!     matrix-peers.json       beside the servers of others
 //!     matrix-writes-*.json    the same beside writes, and the age of what is read
 //!     latency-*.json          an open loop's latency, rate by rate
 //!     memory-*.json           idle connections, and clients that never read
@@ -20,6 +21,7 @@ use serde_json::Value;
 
 use crate::bench;
 use crate::command::{build_release, capture, command, root, succeed};
+use crate::peers;
 use crate::server::Server;
 
 /// Reads: todos in a list, connections, depth.
@@ -28,6 +30,14 @@ const CELLS: [&str; 6] = [
     "limit=10,conns=64,depth=16",
     "limit=10,conns=64,depth=80",
     "limit=10,conns=2000,depth=80",
+    "limit=1,conns=64,depth=80",
+    "limit=1000,conns=64,depth=1",
+];
+/// The same beside the servers of others, whose windows are as many again.
+const PEER_CELLS: [&str; 5] = [
+    "limit=10,conns=64,depth=80",
+    "limit=10,conns=64,depth=16",
+    "limit=10,conns=64,depth=1",
     "limit=1,conns=64,depth=80",
     "limit=1000,conns=64,depth=1",
 ];
@@ -66,8 +76,9 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
     std::fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     write(&directory.join("machine.json"), &machine)?;
 
+    let peers = peers::build()?;
     let mut failed = Vec::new();
-    for (file, mut measurement) in measurements(arguments, &directory) {
+    for (file, mut measurement) in measurements(arguments, &directory, &peers) {
         println!("\n== {file}");
         // A gate that fails is a result; the others are measured all the same.
         if let Err(reason) = succeed(&mut measurement) {
@@ -95,7 +106,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
 }
 
 /// What starts its own server, and the file that each writes.
-fn measurements(arguments: &Arguments, directory: &Path) -> Vec<(String, Command)> {
+fn measurements(arguments: &Arguments, directory: &Path, peers: &Path) -> Vec<(String, Command)> {
     let rounds = if arguments.quick { "2".to_owned() } else { arguments.rounds.to_string() };
     let (window, age) = if arguments.quick { ("0.2", "2") } else { ("0.5", "10") };
     let mut timing = vec!["--rounds-min", &rounds, "--seconds", window];
@@ -110,6 +121,11 @@ fn measurements(arguments: &Arguments, directory: &Path) -> Vec<(String, Command
     };
     let cells: Vec<&str> = CELLS.iter().flat_map(|cell| ["--cell", cell]).collect();
     add("matrix.json".to_owned(), &[&["matrix"][..], &timing, &cells].concat());
+    let cells: Vec<&str> = PEER_CELLS.iter().flat_map(|cell| ["--cell", cell]).collect();
+    // Only the floors that are asked for in the gates of these cells: the peers are many.
+    let references = ["--references", "floor-epoll,floor-uring", "--rounds-max", &rounds, "--rounds-min", &rounds];
+    let beside = ["--seconds", window, "--peers", &peers.to_string_lossy()];
+    add("matrix-peers.json".to_owned(), &[&["matrix"][..], &references, &beside, &cells].concat());
     for (rate, depth) in WRITE_RATES {
         let beside = ["--writes-only", "--writes", rate, "--writes-depth", depth, "--age-seconds", age];
         add(format!("matrix-writes-{rate}.json"), &[&["matrix"][..], &timing, &beside].concat());
@@ -177,7 +193,7 @@ mod tests {
     #[test]
     fn every_measurement_keeps_its_result_in_a_file_of_its_own() {
         let arguments = Arguments { quick: true, rounds: 20, against: None, matrix: Vec::new() };
-        let measurements = measurements(&arguments, Path::new("run"));
+        let measurements = measurements(&arguments, Path::new("run"), Path::new("peers"));
         let mut files: Vec<&String> = measurements.iter().map(|(file, _)| file).collect();
         files.sort();
         files.dedup();

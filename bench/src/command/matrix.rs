@@ -24,6 +24,9 @@ pub struct MatrixArgs {
     /// What to run beside the server.
     #[arg(long, value_delimiter = ',', default_values = ["floor-epoll", "floor-uring", "floor-sendfile", "loop"])]
     references: Vec<Kind>,
+    /// The directory of the peers' programs, which `cargo xtask peers` builds: they run beside the server too.
+    #[arg(long)]
+    peers: Option<PathBuf>,
     /// Rounds of every cell.
     #[arg(long, default_value_t = 20)]
     rounds_min: usize,
@@ -91,6 +94,7 @@ pub fn run(args: &MatrixArgs) -> Result<Verdict> {
             generator_cpu: started.generator_cpu,
             program: std::env::current_exe().context("looking for this program")?,
             references: args.references.clone(),
+            peers: args.peers.clone(),
             cells: vec![cell],
             rounds: args.rounds(&gates, cell)?,
         };
@@ -130,7 +134,9 @@ impl MatrixArgs {
 
     fn gates_to_judge(&self, cells: &[Cell]) -> Vec<Gate> {
         if self.gates.is_empty() {
-            matrix::issue_gates().into_iter().filter(|gate| cells.contains(&gate.cell)).collect()
+            // Peers run without some references, and for a question of their own.
+            let gates = if self.peers.is_some() { matrix::peer_gates() } else { matrix::issue_gates() };
+            gates.into_iter().filter(|gate| cells.contains(&gate.cell)).collect()
         } else {
             self.gates.clone()
         }

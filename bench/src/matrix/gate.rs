@@ -16,6 +16,10 @@ pub enum Over {
     Sendfile,
     /// The empty loop.
     Loop,
+    /// The peer with the least CPU, the original apart.
+    BestPeer,
+    /// The original's stack.
+    Original,
 }
 
 impl FromStr for Over {
@@ -26,7 +30,9 @@ impl FromStr for Over {
             "floor" => Ok(Over::Floor),
             "sendfile" => Ok(Over::Sendfile),
             "loop" => Ok(Over::Loop),
-            _ => Err(Error::Unusable(format!("over is floor, sendfile or loop, not {text}"))),
+            "best-peer" => Ok(Over::BestPeer),
+            "original" => Ok(Over::Original),
+            _ => Err(Error::Unusable(format!("over is floor, sendfile, loop, best-peer or original, not {text}"))),
         }
     }
 }
@@ -89,6 +95,8 @@ impl Gate {
             Over::Floor => report.best_floor?,
             Over::Sendfile => Kind::FloorSendfile,
             Over::Loop => Kind::Loop,
+            Over::BestPeer => report.best_peer()?,
+            Over::Original => Kind::PeerOriginal,
         };
         report.ratios.iter().find(|ratio| ratio.kind == Kind::Server && ratio.over == over)
     }
@@ -113,6 +121,15 @@ pub fn issue_gates() -> Vec<Gate> {
     ]
 }
 
+/// What the project holds itself to beside its peers.
+pub fn peer_gates() -> Vec<Gate> {
+    let cell = Cell { limit: 10, connections_count: 64, depth: 80 };
+    vec![
+        Gate { cell, over: Over::BestPeer, ratio_max: 0.5 },
+        Gate { cell, over: Over::Original, ratio_max: 1.0 / 200.0 },
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,7 +140,7 @@ mod tests {
     fn gates() {
         let gate: Gate = "limit=10,conns=64,depth=1,over=floor,max=1.10".parse().unwrap();
         assert_eq!(gate, issue_gates()[0]);
-        for text in ["limit=10,conns=64,depth=1,max=1.1", "limit=10,conns=64,depth=1,over=nginx,max=1.1"] {
+        for text in ["limit=10,conns=64,depth=1,max=1.1", "limit=10,conns=64,depth=1,over=ngnix,max=1.1"] {
             assert!(text.parse::<Gate>().is_err(), "{text}");
         }
     }

@@ -1,7 +1,7 @@
 //! From the samples of a cell to its figures and ratios: pure.
 
 use crate::limits::{CORE_BUSY_MIN, FLOOR_USER_SHARE_MAX, REQUESTS_PER_READ_TOLERANCE};
-use crate::matrix::{Cell, Kind, Sample, Slot};
+use crate::matrix::{Cell, Kind, PEERS, Sample, Slot};
 use crate::process::counters::Counters;
 use crate::process::memory::Memory;
 use crate::statistics::{Estimate, Quartiles, bootstrap_median, median, paired_ratios, quartiles};
@@ -69,6 +69,13 @@ pub struct Ratio {
 }
 
 impl CellReport {
+    /// The peer with the least CPU per answer, the original apart.
+    pub fn best_peer(&self) -> Option<Kind> {
+        let peers = self.figures.iter().filter(|figures| figures.kind.is_peer() && figures.kind != Kind::PeerOriginal);
+        let best = peers.min_by(|one, other| one.cpu_ns.median.total_cmp(&other.cpu_ns.median));
+        best.map(|figures| figures.kind)
+    }
+
     /// The row of a target.
     pub fn figures_of(&self, kind: Kind) -> Option<&Figures> {
         self.figures.iter().find(|figures| figures.kind == kind)
@@ -88,7 +95,8 @@ pub fn judge(cell: Cell, slots: &[Slot], samples: Vec<Vec<Sample>>, faults: Vec<
         (Kind::Server, Some(Kind::FloorSendfile)),
         (Kind::Loop, best_floor),
     ];
-    let ratios = pairs.into_iter().filter_map(|(kind, over)| {
+    let pairs = pairs.into_iter().chain(PEERS.map(|peer| (Kind::Server, Some(peer))));
+    let ratios = pairs.filter_map(|(kind, over)| {
         let over = over?;
         let ratios = paired_ratios(&cpu_by_round(kind, slots, &samples)?, &cpu_by_round(over, slots, &samples)?);
         let estimate = bootstrap_median(&ratios, seed)?;
@@ -145,6 +153,10 @@ fn why_unjudged(kind: Kind, over: Kind, figures: &[Figures], a_a: Option<Estimat
     }
     if over.is_floor() && other.user_share.is_none_or(|share| share >= FLOOR_USER_SHARE_MAX) {
         return Some(format!("{} is no floor: too much of its CPU is user time", over.name()));
+    }
+    // A peer reads as it likes: that is part of what it costs. It was sent the same blocks.
+    if over.is_peer() {
+        return None;
     }
     match (one.requests_per_read, other.requests_per_read) {
         (Some(one), Some(other)) if (one / other - 1.0).abs() <= REQUESTS_PER_READ_TOLERANCE => None,
@@ -261,5 +273,23 @@ pub mod tests {
             let figures = report.figures_of(Kind::Server).unwrap();
             assert_eq!(figures.throughput_is_its_own, expected, "{generator_busy} {target_busy}");
         }
+    }
+
+    #[test]
+    fn peers_are_compared_whatever_they_read() {
+        let (mut slots, mut samples) = lineup(1.1);
+        for (kind, factor) in [(Kind::PeerOriginal, 0.5), (Kind::PeerAxum, 4.0), (Kind::PeerMinihttp, 2.2)] {
+            slots.push(Slot { kind, repeat: 0 });
+            let row = samples[3].iter().map(|floor| Sample {
+                cpu_ns: floor.cpu_ns * factor,
+                counters: Counters::default(),
+                ..*floor
+            });
+            samples.push(row.collect());
+        }
+        let report = judge(CELL, &slots, samples, Vec::new(), 1);
+        assert_eq!(report.best_peer(), Some(Kind::PeerMinihttp));
+        let ratio = report.ratios.iter().find(|ratio| ratio.over == Kind::PeerMinihttp).unwrap();
+        assert!(ratio.unjudged.is_none() && ratio.estimate.is_within(0.006, 0.5), "{ratio:?}");
     }
 }

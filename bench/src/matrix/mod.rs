@@ -12,14 +12,15 @@ mod report;
 mod target;
 
 pub use cell::{Cell, Rounds, Sample, Slot, run as run_cell};
-pub use gate::{Gate, Over, Ruling, issue_gates};
+pub use gate::{Gate, Over, Ruling, issue_gates, peer_gates};
 pub use judge::{CellReport, Figures, Ratio, judge};
 pub use report::{Report, mebibytes, print_cell, print_gates};
-pub use target::{Kind, Target};
+pub use target::{Kind, PEERS, Target};
 
 use crate::error::{Context, Result};
-use crate::process::child::Server;
+use crate::process::child::{PeerServer, Server};
 use crate::process::memory::Memory;
+use crate::request;
 use std::path::PathBuf;
 
 /// What to run.
@@ -33,6 +34,8 @@ pub struct Options {
     pub program: PathBuf,
     /// References to compare with.
     pub references: Vec<Kind>,
+    /// Where the programs of the peers are; `None`: no peer.
+    pub peers: Option<PathBuf>,
     /// What to ask.
     pub cells: Vec<Cell>,
     /// How often and how long.
@@ -55,6 +58,17 @@ pub fn run(server: &Server, options: &Options, mut show: impl FnMut(&CellReport)
                 &file,
                 cell.request().len(),
             )?);
+        }
+        if let Some(directory) = &options.peers {
+            let bodies = server.data_directory();
+            let target = request::list_target(cell.limit);
+            let body = server.body(cell.limit)?;
+            std::fs::write(bodies.join(format!("limit-{}.json", cell.limit)), &body).context("storing a body")?;
+            for kind in PEERS {
+                let program = directory.join(kind.name());
+                let peer = PeerServer::start(&program, options.reference_cpu, bodies, &target, &body)?;
+                targets.push(Target::Peer { kind, server: peer });
+            }
         }
         let mut report = run_cell(cell, &mut targets, &options.rounds, options.generator_cpu)?;
         report.response_bytes = response.len();

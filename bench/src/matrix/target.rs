@@ -1,7 +1,7 @@
 //! What a cell is run on.
 
 use crate::error::Result;
-use crate::process::child::{ReferenceServer, Server};
+use crate::process::child::{PeerServer, ReferenceServer, Server};
 use crate::process::counters::Counters;
 use rustix::process::Pid;
 use serde::Serialize;
@@ -23,7 +23,29 @@ pub enum Kind {
     FloorSendfile,
     /// The server's own runtime and I/O with a byte counter for a parser.
     Loop,
+    /// nginx in front of two replicas that read from Redis.
+    #[value(skip)]
+    PeerOriginal,
+    /// nginx with the bodies as files.
+    #[value(skip)]
+    PeerNginx,
+    /// `may_minihttp`.
+    #[value(skip)]
+    PeerMinihttp,
+    /// actix-web.
+    #[value(skip)]
+    PeerActix,
+    /// axum.
+    #[value(skip)]
+    PeerAxum,
+    /// ntex.
+    #[value(skip)]
+    PeerNtex,
 }
+
+/// All peers.
+pub const PEERS: [Kind; 6] =
+    [Kind::PeerOriginal, Kind::PeerNginx, Kind::PeerMinihttp, Kind::PeerActix, Kind::PeerAxum, Kind::PeerNtex];
 
 impl Kind {
     /// A floor by send, of which the better one is *the* floor.
@@ -36,6 +58,11 @@ impl Kind {
         self.is_ordinary_floor() || self == Kind::FloorSendfile
     }
 
+    /// Somebody else's server.
+    pub fn is_peer(self) -> bool {
+        PEERS.contains(&self)
+    }
+
     /// As in tables and arguments.
     pub fn name(self) -> &'static str {
         match self {
@@ -44,16 +71,23 @@ impl Kind {
             Kind::FloorUring => "floor-uring",
             Kind::FloorSendfile => "floor-sendfile",
             Kind::Loop => "loop",
+            Kind::PeerOriginal => "peer-original",
+            Kind::PeerNginx => "peer-nginx",
+            Kind::PeerMinihttp => "peer-minihttp",
+            Kind::PeerActix => "peer-actix",
+            Kind::PeerAxum => "peer-axum",
+            Kind::PeerNtex => "peer-ntex",
         }
     }
 
     fn arguments(self) -> &'static [&'static str] {
         match self {
-            Kind::Server => &[],
             Kind::FloorEpoll => &["floor", "--mode", "send-epoll"],
             Kind::FloorUring => &["floor", "--mode", "send-uring"],
             Kind::FloorSendfile => &["floor", "--mode", "sendfile-epoll"],
             Kind::Loop => &["loop"],
+            // Not subcommands of this program.
+            _ => &[],
         }
     }
 }
@@ -68,6 +102,13 @@ pub enum Target<'s> {
         kind: Kind,
         /// Its process.
         server: ReferenceServer,
+    },
+    /// A peer.
+    Peer {
+        /// Which one.
+        kind: Kind,
+        /// Its processes.
+        server: PeerServer,
     },
 }
 
@@ -88,7 +129,7 @@ impl Target<'_> {
     pub fn kind(&self) -> Kind {
         match self {
             Target::Server(_) => Kind::Server,
-            Target::Reference { kind, .. } => *kind,
+            Target::Reference { kind, .. } | Target::Peer { kind, .. } => *kind,
         }
     }
 
@@ -97,6 +138,7 @@ impl Target<'_> {
         match self {
             Target::Server(server) => server.address(),
             Target::Reference { server, .. } => server.address(),
+            Target::Peer { server, .. } => server.address(),
         }
     }
 
@@ -105,6 +147,7 @@ impl Target<'_> {
         match self {
             Target::Server(server) => server.pid(),
             Target::Reference { server, .. } => server.pid(),
+            Target::Peer { server, .. } => server.pid(),
         }
     }
 
@@ -113,6 +156,8 @@ impl Target<'_> {
         match self {
             Target::Server(server) => server.counters(),
             Target::Reference { server, .. } => server.counters(),
+            // Nobody counts there; the generator sends the same blocks to all.
+            Target::Peer { .. } => Ok(Counters::default()),
         }
     }
 }

@@ -141,6 +141,12 @@ impl Server {
         Ok(client.get_ok(&request::list_target(limit))?.bytes)
     }
 
+    /// The body of a list of `limit` todos.
+    pub fn body(&self, limit: usize) -> Result<Vec<u8>> {
+        let answer = SingleClient::connect(self.address)?.get_ok(&request::list_target(limit))?;
+        Ok(answer.body().to_vec())
+    }
+
     /// It serves lists and takes writes.
     fn look_whether_ready(&self) -> Result<()> {
         let mut client = SingleClient::connect(self.address)?;
@@ -249,6 +255,74 @@ impl ReferenceServer {
     }
 }
 
+/// A running peer: the program `NAME` of a directory, started with `--port N --bodies DIR`. It ends with its standard input.
+pub struct PeerServer {
+    // Dropped first: a peer of several processes ends them all when its input ends.
+    input: Option<ChildStdin>,
+    address: SocketAddr,
+    process: Process,
+}
+
+impl PeerServer {
+    /// Starts it and waits until it answers `target` with `body`.
+    ///
+    /// # Errors
+    /// It does not start, or answers with another body: nothing is timed then.
+    pub fn start(program: &Path, cpu: usize, bodies: &Path, target: &str, body: &[u8]) -> Result<PeerServer> {
+        let port = free_port().context("looking for a free port")?;
+        let mut command = Command::new(program);
+        command.arg("--port").arg(port.to_string()).arg("--bodies").arg(bodies);
+        if let Some(directory) = program.parent() {
+            command.env("PEER_ORIGINAL", directory.join("original-replica"));
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = spawn_pinned(command, &[cpu])?;
+        let input = child.stdin.take();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut peer = PeerServer { input, address, process: Process { child } };
+        peer.wait_until_right(program, target, body)?;
+        Ok(peer)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its first process.
+    pub fn pid(&self) -> Pid {
+        self.process.pid()
+    }
+
+    fn wait_until_right(&mut self, program: &Path, target: &str, body: &[u8]) -> Result<()> {
+        let started = Instant::now();
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        loop {
+            match SingleClient::connect(self.address).and_then(|mut client| client.get_ok(target)) {
+                Ok(answer) if answer.body() == body => return Ok(()),
+                Ok(answer) => {
+                    return Err(Error::Unusable(format!(
+                        "{name} answers {target} with {} bytes that are not the server's {}",
+                        answer.body().len(),
+                        body.len()
+                    )));
+                }
+                Err(error) if self.process.has_ended() || started.elapsed() > START_TIMEOUT => {
+                    return Err(Error::Unusable(format!("{name} does not serve: {error}; its last words are above")));
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+}
+
+impl Drop for PeerServer {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        self.process.wait_for_end();
+    }
+}
+
 struct Process {
     child: Child,
 }
@@ -256,6 +330,14 @@ struct Process {
 impl Process {
     fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
+    }
+
+    /// Gives it time to end by itself.
+    fn wait_for_end(&mut self) {
+        let started = Instant::now();
+        while !self.has_ended() && started.elapsed() < STOP_TIMEOUT {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn has_ended(&mut self) -> bool {

@@ -24,9 +24,26 @@ pub struct ProcessCpu {
 }
 
 impl ProcessCpu {
-    /// Reads the counters of a running process.
+    /// Reads the counters of a running process and of all that it has started: a peer may be several.
     pub fn read(pid: Pid) -> io::Result<ProcessCpu> {
-        let directory = format!("/proc/{}", pid.as_raw_nonzero());
+        let mut cpu = ProcessCpu::default();
+        let mut family = vec![pid.as_raw_nonzero().get()];
+        let mut next = 0;
+        while let Some(&member) = family.get(next) {
+            match ProcessCpu::read_one(member, &mut family) {
+                Ok(one) => cpu = cpu + one,
+                // A child that has ended since it was listed; what was asked for must be there.
+                Err(error) if next > 0 && error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            next += 1;
+        }
+        Ok(cpu)
+    }
+
+    /// One process; its children are added to `family`.
+    fn read_one(pid: i32, family: &mut Vec<i32>) -> io::Result<ProcessCpu> {
+        let directory = format!("/proc/{pid}");
         let mut cpu = ProcessCpu::default();
         for task in fs::read_dir(format!("{directory}/task"))? {
             let task = task?.path();
@@ -35,6 +52,11 @@ impl ProcessCpu {
                 cpu.shard_ns += ns;
             } else {
                 cpu.other_ns += ns;
+            }
+            // Not there in kernels without checkpointing; then a peer of several processes would seem to cost nothing, and
+            // starting one says so.
+            if let Ok(children) = fs::read_to_string(task.join("children")) {
+                family.extend(children.split_ascii_whitespace().filter_map(|child| child.parse::<i32>().ok()));
             }
         }
         let stat = fs::read_to_string(format!("{directory}/stat"))?;
@@ -133,5 +155,24 @@ mod tests {
         // The kernel brings a running thread's figure up to date at each tick only, 10 ms at most.
         assert!(cpu.shard_ns >= 20_000_000, "{cpu:?}");
         assert!(cpu.user_share().is_some(), "{cpu:?}");
+    }
+
+    #[test]
+    fn a_process_counts_with_what_it_has_started() {
+        use std::process::{Command, Stdio};
+        // The shell waits for a child that works, and then for the end of its input.
+        let script = "sh -c 'i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done; echo done; read end'";
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{script}; true")]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut shell = shell.spawn().unwrap();
+        let mut line = String::new();
+        io::BufRead::read_line(&mut io::BufReader::new(shell.stdout.take().unwrap()), &mut line).unwrap();
+        assert_eq!(line, "done\n");
+        let pid = Pid::from_child(&shell);
+        let all = ProcessCpu::read(pid).unwrap();
+        let alone = ProcessCpu::read_one(pid.as_raw_nonzero().get(), &mut Vec::new()).unwrap();
+        assert!(all.total_ns() > 10 * alone.total_ns(), "{all:?} of which {alone:?}");
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
     }
 }

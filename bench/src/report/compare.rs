@@ -1,6 +1,6 @@
 //! Two runs, cell by cell: by ratios that were taken within each, because two hours of a machine are two machines.
 
-use crate::report::input::{CellRun, RatioRun, Run, cell_name, label};
+use crate::report::input::{CellRun, RatioRun, Run, label};
 use crate::report::units;
 use crate::statistics::Estimate;
 use std::fmt;
@@ -52,14 +52,13 @@ impl Comparison {
         let mut differences = Vec::new();
         let mut missing = Vec::new();
         for cell in run.cells() {
-            match other.cells().find(|other| other.cell == cell.cell) {
+            match other.cells().find(|other| other.is_like(cell)) {
                 Some(old) => differences.extend(compare_cell(cell, old)),
-                None => missing.push(format!("{}: only in this run", cell_name(cell.cell))),
+                None => missing.push(format!("{}: only in this run", cell.title())),
             }
         }
-        let is_new = |old: &&CellRun| !run.cells().any(|cell| cell.cell == old.cell);
-        missing
-            .extend(other.cells().filter(is_new).map(|old| format!("{}: only in the other run", cell_name(old.cell))));
+        let is_new = |old: &&CellRun| !run.cells().any(|cell| cell.is_like(old));
+        missing.extend(other.cells().filter(is_new).map(|old| format!("{}: only in the other run", old.title())));
         Comparison { against: other.name.clone(), caveats: caveats(run, other), differences, missing }
     }
 
@@ -130,7 +129,7 @@ fn compare_cell(new: &CellRun, old: &CellRun) -> Vec<Difference> {
         let over = if is_floor { old.best_floor.as_deref() } else { Some(ratio.over.as_str()) };
         let Some(was) = over.and_then(|over| old.ratio_over(over)) else { continue };
         differences.push(Difference {
-            cell: cell_name(new.cell),
+            cell: new.title(),
             over: if is_floor { "the floor".to_owned() } else { label(&ratio.over) },
             new: ratio.estimate,
             old: was.estimate,
@@ -181,12 +180,12 @@ fn caveats(run: &Run, other: &Run) -> Vec<String> {
     let first = |run: &Run, of: fn(&crate::report::input::MatrixRun) -> String| run.matrices.first().map(of);
     differ("driver", first(run, |one| one.server_driver.clone()), first(other, |one| one.server_driver.clone()));
     for cell in run.cells() {
-        if let Some(old) = other.cells().find(|old| old.cell == cell.cell)
+        if let Some(old) = other.cells().find(|old| old.is_like(cell))
             && cell.response_bytes.abs_diff(old.response_bytes) * 100 > old.response_bytes
         {
             caveats.push(format!(
                 "answers of {}: {} bytes, they were {}",
-                cell_name(cell.cell),
+                cell.title(),
                 units::count(cell.response_bytes as f64),
                 units::count(old.response_bytes as f64)
             ));

@@ -296,6 +296,21 @@ impl CellRun {
         self.figures.iter().find(|figures| figures.kind == kind)
     }
 
+    /// Whether servers of others ran beside it: a run has some cells with and without them.
+    pub fn has_peers(&self) -> bool {
+        self.figures.iter().any(|figures| is_peer(&figures.kind))
+    }
+
+    /// As a heading.
+    pub fn title(&self) -> String {
+        cell_name(self.cell) + if self.has_peers() { ", with peers" } else { "" }
+    }
+
+    /// Whether two runs asked the same of the same servers.
+    pub fn is_like(&self, other: &CellRun) -> bool {
+        self.cell == other.cell && self.has_peers() == other.has_peers()
+    }
+
     /// The peer with the least CPU, the original apart: it has a figure of its own.
     pub fn best_peer(&self) -> Option<&FiguresRun> {
         let peers = self.figures.iter().filter(|figures| is_peer(&figures.kind) && figures.kind != ORIGINAL);

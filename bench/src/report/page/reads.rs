@@ -18,7 +18,7 @@ pub fn cpu(html: &mut Html, run: &Run) {
     html.element("div", &[("class", "grid")], |html| {
         for cell in run.cells() {
             html.element("figure", &[], |html| {
-                html.line("h3", &[], &cell_name(cell.cell));
+                html.line("h3", &[], &cell.title());
                 let bars: Vec<Bar> = cell
                     .figures
                     .iter()
@@ -31,7 +31,7 @@ pub fn cpu(html: &mut Html, run: &Run) {
                         is_refused: false,
                     })
                     .collect();
-                chart::bars(html, &format!("CPU per request, {}: {}", cell_name(cell.cell), in_words(&bars)), &bars);
+                chart::bars(html, &format!("CPU per request, {}: {}", cell.title(), in_words(&bars)), &bars);
                 let bytes = units::count(cell.response_bytes as f64);
                 html.line("figcaption", &[], &format!("{bytes} bytes an answer, {} rounds", cell.rounds_count));
                 doubts(html, "Not to be trusted here", &trust::doubts(run, cell));
@@ -92,9 +92,9 @@ pub fn ratios(html: &mut Html, run: &Run) {
                     continue;
                 }
                 html.element("figure", &[], |html| {
-                    html.line("h3", &[], &cell_name(cell.cell));
+                    html.line("h3", &[], &cell.title());
                     let words: Vec<String> = rows.iter().map(|row| format!("{} {}", row.label, row.text)).collect();
-                    let description = format!("Ratios, {}: {}", cell_name(cell.cell), words.join("; "));
+                    let description = format!("Ratios, {}: {}", cell.title(), words.join("; "));
                     chart::forest(html, &description, &axis, &rows);
                 });
             }
@@ -168,7 +168,7 @@ pub fn throughput(html: &mut Html, run: &Run) {
     html.element("div", &[("class", "grid")], |html| {
         for cell in run.cells() {
             html.element("figure", &[], |html| {
-                html.line("h3", &[], &cell_name(cell.cell));
+                html.line("h3", &[], &cell.title());
                 let bars: Vec<Bar> = cell
                     .figures
                     .iter()
@@ -192,11 +192,7 @@ pub fn throughput(html: &mut Html, run: &Run) {
                         }
                     })
                     .collect();
-                chart::bars(
-                    html,
-                    &format!("Requests per second, {}: {}", cell_name(cell.cell), in_words(&bars)),
-                    &bars,
-                );
+                chart::bars(html, &format!("Requests per second, {}: {}", cell.title(), in_words(&bars)), &bars);
             });
         }
     });
