@@ -5,8 +5,10 @@ use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::serve::ListenerExt;
 use bytes::Bytes;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -31,9 +33,19 @@ fn main() -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async move {
         let app = Router::new().route("/todos", get(todos)).with_state(Arc::new(start.bodies));
-        let listener = TcpListener::bind(("127.0.0.1", start.port)).await?.tap_io(|stream| {
-            stream.set_nodelay(true).expect("TCP_NODELAY can be set");
-        });
-        axum::serve(listener, app).await
+        let listener = TcpListener::bind(("127.0.0.1", start.port)).await?;
+        // As axum's example of serving with hyper does it: only there can hyper be told to answer a pipeline by one write.
+        let mut http = http1::Builder::new();
+        http.pipeline_flush(true);
+        loop {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            let service = TowerToHyperService::new(app.clone());
+            let connection = http.serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(async move {
+                // A client that went away is no fault.
+                let _ = connection.await;
+            });
+        }
     })
 }
