@@ -53,6 +53,9 @@ pub struct Arguments {
     /// A few short rounds, without the cluster: whether everything runs, not what it costs.
     #[arg(long)]
     quick: bool,
+    /// Nothing of the cluster, whose services take a quarter of the time.
+    #[arg(long)]
+    no_cluster: bool,
     /// Rounds of each cell, at least; a gate under 1.05 takes up to 100.
     #[arg(long, default_value_t = 20)]
     rounds: u32,
@@ -86,7 +89,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
         }
     }
     latencies(arguments, &directory)?;
-    if !arguments.quick {
+    if !arguments.quick && !arguments.no_cluster {
         println!("\n== the cluster");
         let rounds = format!("--rounds={}", arguments.rounds);
         if !bench::run_cluster(&[rounds], Some(&directory))? {
@@ -192,7 +195,7 @@ mod tests {
 
     #[test]
     fn every_measurement_keeps_its_result_in_a_file_of_its_own() {
-        let arguments = Arguments { quick: true, rounds: 20, against: None, matrix: Vec::new() };
+        let arguments = Arguments { quick: true, no_cluster: true, rounds: 20, against: None, matrix: Vec::new() };
         let measurements = measurements(&arguments, Path::new("run"), Path::new("peers"));
         let mut files: Vec<&String> = measurements.iter().map(|(file, _)| file).collect();
         files.sort();
