@@ -43,7 +43,7 @@ pub enum RouteKind {
     Patch,
     /// `DELETE /todos/{id}`
     Delete,
-    /// `GET /health`, `/ready`, `/metrics`
+    /// `GET /health`, `/ready`, `/metrics`, and pages that never change
     Page,
     /// OPTIONS, and what was refused before it had a route.
     Other,
@@ -93,7 +93,7 @@ impl RouteKind {
             Route::Replace(_) => RouteKind::Replace,
             Route::Patch(_) => RouteKind::Patch,
             Route::Delete(_) => RouteKind::Delete,
-            Route::Health | Route::Ready | Route::Metrics => RouteKind::Page,
+            Route::Health | Route::Ready | Route::Metrics | Route::Page(_) => RouteKind::Page,
             Route::Options(_) => RouteKind::Other,
         }
     }

@@ -18,7 +18,8 @@ def convert(source, target):
     validate(document)
     # YAML has dates and JSON has none: an example that became one would fail here, not pass as a string.
     with open(target, "w", encoding="utf-8") as file:
-        json.dump(document, file)
+        json.dump(document, file, indent=1)
+        file.write("\n")
 
 
 def bodies(document_path, exchanges_path):

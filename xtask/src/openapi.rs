@@ -18,6 +18,8 @@ use crate::report::Tally;
 use crate::server::{Server, settings};
 use crate::tools;
 
+/// The document as the server gives it.
+const SERVED: &str = "server/src/http/page_files/openapi.json";
 const METHODS: &[&str] = &["get", "post", "put", "patch", "delete"];
 /// A UUIDv7 of 1970: well formed, and older than any todo.
 const ABSENT_ID: &str = "00000000-0001-7000-8000-000000000000";
@@ -42,6 +44,7 @@ pub fn check(programs: &Programs) -> Result<Tally, String> {
     succeed(convert.arg(&script).arg("convert").arg(root().join("docs/openapi.yaml")).arg(&document))?;
     let text = std::fs::read_to_string(&document).map_err(|error| format!("{}: {error}", document.display()))?;
     let document_read = serde_json::from_str(&text).map_err(|error| format!("{}: {error}", document.display()))?;
+    is_served(&document_read, &document)?;
     let contract = Contract::new(&document_read)?;
 
     let mut seen = Seen::default();
@@ -57,6 +60,16 @@ pub fn check(programs: &Programs) -> Result<Tally, String> {
         faults.push(reason);
     }
     if faults.is_empty() { Ok(Tally::ONE) } else { Err(faults.join("\n")) }
+}
+
+/// `/openapi.json` is a file of the server's, so that nothing has to be turned into JSON when it is built.
+fn is_served(document: &Value, made: &Path) -> Result<(), String> {
+    let text = std::fs::read_to_string(root().join(SERVED)).map_err(|error| format!("{SERVED}: {error}"))?;
+    let served: Value = serde_json::from_str(&text).map_err(|error| format!("{SERVED}: {error}"))?;
+    if served == *document {
+        return Ok(());
+    }
+    Err(format!("{SERVED} is not what docs/openapi.yaml says: cp {} {SERVED}", made.display()))
 }
 
 /// `(path template, method in lower case, status)`.
@@ -286,13 +299,20 @@ fn request_for<'a>(path: &str, method: &'a str, status: u16, known: &Known) -> R
     } else {
         &known.kept
     };
+    let name = if status == 404 { "no-such-problem" } else { "not-found" };
     let (body, media_type): (&[u8], &str) = match method {
         "post" | "put" => (br#"{"title":"Water the plants"}"#, "application/json"),
         "patch" => (br#"{"completed":true}"#, "application/merge-patch+json"),
         _ => (b"", ""),
     };
     let headers = if method == "get" { Vec::new() } else { write_headers(&known.token, body, media_type) };
-    let mut request = Request { method, target: path.replace("{id}", id), version: "HTTP/1.1", headers, body };
+    let mut request = Request {
+        method,
+        target: path.replace("{id}", id).replace("{name}", name),
+        version: "HTTP/1.1",
+        headers,
+        body,
+    };
     if path == "/todos" && method == "get" {
         request.target.push_str("?limit=10");
     }
@@ -339,7 +359,8 @@ fn begin_unfinished(
     let mut readers = Vec::new();
     for (path, method, _) in contract.responses.keys().filter(|case| case.2 == 408) {
         let mut stream = http::connect(port)?;
-        let request = format!("{} {path} HTTP/1.1\r\n", method.to_uppercase());
+        let target = path.replace(['{', '}'], "");
+        let request = format!("{} {target} HTTP/1.1\r\n", method.to_uppercase());
         stream.write_all(request.as_bytes()).map_err(|error| format!("sending: {error}"))?;
         readers.push((path.clone(), method.clone(), std::thread::spawn(move || http::read_response(&stream, false))));
     }
@@ -348,7 +369,7 @@ fn begin_unfinished(
 
 /// HEAD answers as GET does, OPTIONS and 405 name the documented methods, and unknown methods are 501.
 fn check_methods(port: u16, path: &str, id: &str, documented: &BTreeSet<String>) -> Vec<String> {
-    let target = path.replace("{id}", id);
+    let target = path.replace("{id}", id).replace("{name}", "not-found");
     let call = |method: &str| {
         http::exchange(port, format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
     };

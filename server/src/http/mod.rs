@@ -6,6 +6,7 @@
 //! - [`known`]: heads that need no second parse.
 //! - [`body`]: a body's payload, by length or by chunks (RFC 9112 6 and 7.1).
 //! - [`route`]: what a head asks for.
+//! - [`pages`]: what never changes: the landing page, the API's description, the problems.
 //! - [`bearer`]: who asks (RFC 6750, RFC 7519).
 //! - [`condition`]: `If-None-Match` (RFC 9110 13.1.2).
 //! - [`idempotency`]: the `Idempotency-Key` of a POST.
@@ -24,6 +25,7 @@ pub mod head;
 pub mod idempotency;
 pub mod known;
 pub mod output;
+pub mod pages;
 pub mod reject;
 pub mod reply;
 pub mod route;

@@ -43,15 +43,30 @@ impl Persistence {
     }
 }
 
+/// What one fault means, for people.
+#[derive(Debug)]
+pub struct Problem {
+    /// The last segment of its type.
+    pub slug: &'static str,
+    /// Its status.
+    pub status: u16,
+    /// In a few words.
+    pub title: &'static str,
+    /// What to do about it.
+    pub detail: &'static str,
+    /// The connection ends with it.
+    pub closes: bool,
+}
+
 /// What one fault is answered with.
-struct Problem {
+struct Answer {
     status: u16,
     body: &'static str,
     closes: bool,
     fields: &'static str,
 }
 
-/// Writes the enum, its problems and the list of all of them from one table.
+/// Writes the enum, its answers, its problems and the list of all of them from one table.
 macro_rules! rejects {
     ($($name:ident $status:literal $slug:literal $title:literal $after:ident $fields:expr, $detail:literal;)*) => {
         /// Why a request is refused. `Copy` and without allocation, since refusing must be cheap.
@@ -63,10 +78,10 @@ macro_rules! rejects {
         }
 
         impl Reject {
-            fn problem(self) -> &'static Problem {
+            fn answer(self) -> &'static Answer {
                 match self {
                     $(Reject::$name => const {
-                        &Problem {
+                        &Answer {
                             status: $status,
                             body: concat!(
                                 "{\"type\":\"/problems/", $slug, "\",\"title\":\"", $title,
@@ -77,10 +92,23 @@ macro_rules! rejects {
                         }
                     },)*
                     Reject::Invalid(_) => const {
-                        &Problem { status: 400, body: INVALID_OPENING, closes: false, fields: "" }
+                        &Answer { status: 400, body: INVALID_OPENING, closes: false, fields: "" }
                     },
                 }
             }
+        }
+
+        impl Reject {
+            /// Every fault of the table; several may share a type, and then stand beside each other.
+            pub const PROBLEMS: &[Problem] = &[
+                $(Problem {
+                    slug: $slug, status: $status, title: $title, detail: $detail, closes: rejects!(@closes $after),
+                },)*
+                Problem {
+                    slug: "invalid-body", status: 400, title: "Body not understood", closes: false,
+                    detail: "The detail of the answer names the field and what it must be.",
+                },
+            ];
         }
 
         /// The slugs of the types, in the order of [`Reject::index`].
@@ -245,12 +273,12 @@ impl Reject {
 
     /// The status code, 400 to 599.
     pub fn status(self) -> u16 {
-        self.problem().status
+        self.answer().status
     }
 
     /// Whether the connection must end, because where the next request begins is no longer known.
     pub fn closes(self) -> bool {
-        self.problem().closes
+        self.answer().closes
     }
 
     /// The body, in pieces to be sent one after the other; unused ones are empty.
@@ -260,27 +288,27 @@ impl Reject {
                 debug_assert!(detail.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\'));
                 [INVALID_OPENING, detail, INVALID_ENDING]
             }
-            ready_made => [ready_made.problem().body, "", ""],
+            ready_made => [ready_made.answer().body, "", ""],
         }
     }
 
     /// Appends the whole answer to `output`: some 300 to 600 bytes, or the head of it for HEAD.
     #[cold]
     pub fn write(self, envelope: &Envelope<'_>, output: &mut Vec<u8>) {
-        let problem = self.problem();
+        let answer = self.answer();
         let body = self.body();
-        let persistence = if problem.closes { Persistence::Close } else { envelope.persistence };
+        let persistence = if answer.closes { Persistence::Close } else { envelope.persistence };
         write!(
             output,
             "HTTP/1.1 {} {}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\nDate: ",
-            problem.status,
-            reason(problem.status),
+            answer.status,
+            reason(answer.status),
             body.iter().map(|piece| piece.len()).sum::<usize>(),
         )
         .expect("a Vec takes every byte");
         output.extend_from_slice(envelope.date);
         output.extend_from_slice(b"\r\n");
-        output.extend_from_slice(problem.fields.as_bytes());
+        output.extend_from_slice(answer.fields.as_bytes());
         output.extend_from_slice(envelope.extra_fields);
         output.extend_from_slice(persistence.field().as_bytes());
         output.extend_from_slice(b"\r\n");

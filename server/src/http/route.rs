@@ -8,6 +8,7 @@ use percent_encoding::percent_decode;
 use todo_proto::id::ItemId;
 
 use super::head::{Head, Method, TargetForm};
+use super::pages::StaticPage;
 use super::reject::Reject;
 
 /// The first segment of every path that names items.
@@ -41,6 +42,8 @@ pub enum Route {
     Ready,
     /// Its figures.
     Metrics,
+    /// A page that never changes.
+    Page(StaticPage),
     /// What may be asked here?
     Options(Allow),
 }
@@ -52,7 +55,7 @@ pub enum Allow {
     List,
     /// `/todos/{id}`
     Item,
-    /// `/health`, `/ready`, `/metrics`
+    /// `/health`, `/ready`, `/metrics`, and every page that never changes.
     Probe,
     /// `*`: whatever any resource takes.
     Server,
@@ -147,7 +150,8 @@ impl Resource {
 }
 
 fn resource(path: &[u8]) -> Option<Resource> {
-    let mut segments = path.strip_prefix(b"/")?.split(|&byte| byte == b'/');
+    // RFC 9110 4.2.3: no path is the path `/`.
+    let mut segments = path.strip_prefix(b"/").or((path.is_empty()).then_some(path))?.split(|&byte| byte == b'/');
     let first = segments.next()?;
     let second = segments.next();
     if segments.next().is_some() {
@@ -159,8 +163,19 @@ fn resource(path: &[u8]) -> Option<Resource> {
         None if decodes_to(first, "ready") => Some(Resource::Probe(Route::Ready)),
         None if decodes_to(first, "metrics") => Some(Resource::Probe(Route::Metrics)),
         Some(id) if decodes_to(first, COLLECTION) => decode_id(id).map(Resource::Item),
+        None if first.is_empty() => Some(page(StaticPage::Landing)),
+        None if decodes_to(first, "openapi.json") => Some(page(StaticPage::OpenApi)),
+        None if decodes_to(first, "problems") => Some(page(StaticPage::Problems)),
+        // A slug needs no encoding, and has none where this server names it.
+        Some(slug) if decodes_to(first, "problems") => {
+            str::from_utf8(slug).ok().and_then(StaticPage::of_problem).map(page)
+        }
         _ => None,
     }
+}
+
+fn page(page: StaticPage) -> Resource {
+    Resource::Probe(Route::Page(page))
 }
 
 fn list(query: &[u8], limit_max: u32) -> Result<Route, Reject> {
@@ -265,6 +280,12 @@ mod tests {
         check("GET /health", Ok(Route::Health));
         check("HEAD /ready", Ok(Route::Ready));
         check("GET /metrics?x", Ok(Route::Metrics));
+        check("GET /", Ok(Route::Page(StaticPage::Landing)));
+        check("GET http://a", Ok(Route::Page(StaticPage::Landing)));
+        check("HEAD /openapi.json", Ok(Route::Page(StaticPage::OpenApi)));
+        check("GET /problems", Ok(Route::Page(StaticPage::Problems)));
+        check("GET /problems/not-found", Ok(Route::Page(StaticPage::Problem("not-found"))));
+        check("OPTIONS /problems/not-found", Ok(Route::Options(Allow::Probe)));
         check("OPTIONS /health", Ok(Route::Options(Allow::Probe)));
         check("OPTIONS *", Ok(Route::Options(Allow::Server)));
         check("OPTIONS http://a", Ok(Route::Options(Allow::Server)));
@@ -274,8 +295,12 @@ mod tests {
     #[test]
     fn nothing_there() {
         for path in [
-            "/",
+            "//",
             "//todos",
+            "/problems/",
+            "/problems/no-such",
+            "/problems/not-found/x",
+            "/openapi.json/",
             "/todos/",
             "/todos//",
             "/todo",

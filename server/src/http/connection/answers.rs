@@ -84,7 +84,10 @@ impl Connection {
                 let slice = site.held.snapshot.all();
                 self.answer_slice(&slice, RouteKind::List, form, Some(head), "", site);
             }
-            Route::Health => self.answer_text(200, JSON, b"{\"status\":\"ok\"}\n", kind, form, site),
+            Route::Health => self.answer_text(JSON, "", b"{\"status\":\"ok\"}\n", kind, form, site),
+            Route::Page(page) => {
+                self.answer_text(page.content_type(), page.fields(), &page.body(), kind, form, site);
+            }
             Route::Ready => self.defer(Deferred::Page(Page::Ready), kind, form, None),
             Route::Metrics => self.defer(Deferred::Page(Page::Metrics), kind, form, None),
             Route::Options(allow) => {
@@ -102,23 +105,27 @@ impl Connection {
 
     pub(super) fn answer_text(
         &mut self,
-        status: u16,
         content_type: &'static str,
+        extra: &str,
         body: &[u8],
         kind: RouteKind,
         form: Form,
         site: &mut Site,
     ) {
-        let fields =
-            Fields { content_type: Some(content_type), content_length: Some(body.len() as u64), ..Fields::default() };
+        let fields = Fields {
+            content_type: Some(content_type),
+            content_length: Some(body.len() as u64),
+            extra: extra.as_bytes(),
+            ..Fields::default()
+        };
         let Site { pool, date, counters, .. } = site;
         self.output.put_with(REPLY_HEAD_BYTES_MAX + body.len(), pool, |out| {
-            write_head(out, status, form, date, &fields);
+            write_head(out, 200, form, date, &fields);
             if !form.head_only {
                 out.extend_from_slice(body);
             }
         });
-        counters.answered(kind, status, 1);
+        counters.answered(kind, 200, 1);
     }
 
     /// Makes a group of one request that memory cannot answer.

@@ -286,6 +286,14 @@ impl<'a> Check<'a> {
                 let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 16\r\n{date}");
                 self.answer(&head, form, b"{\"status\":\"ok\"}\n")
             }
+            Route::Page(page) => {
+                let (date, body) = (self.date(), page.body());
+                let (media_type, length, fields) = (page.content_type(), body.len(), page.fields());
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: {media_type}\r\nContent-Length: {length}\r\n{date}{fields}"
+                );
+                self.answer(&head, form, &body)
+            }
             Route::Ready => self.page(Page::Ready, head, form),
             Route::Metrics => self.page(Page::Metrics, head, form),
             Route::Options(allow) => {
