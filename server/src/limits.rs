@@ -93,7 +93,11 @@ pub const FILES_MAX: usize = 16;
 /// Writes without a file in a row after which a connection goes back to the ring.
 pub const DIRECT_WRITES_MAX: u8 = 16;
 /// No response head is longer, whatever it says.
-pub const REPLY_HEAD_BYTES_MAX: usize = 768;
+pub const REPLY_HEAD_BYTES_MAX: usize = 1_536;
+/// An origin that may call from a browser; a longer one is refused at start.
+pub const CORS_ORIGIN_BYTES_MAX: usize = 262;
+/// How long a browser keeps the answer to its preflight; browsers cut it to two hours or less themselves.
+pub const CORS_MAX_AGE_SECONDS: u32 = 7_200;
 /// Lists of at least so many bytes carry `Vary: Accept-Encoding`.
 pub const VARY_BODY_BYTES_MIN: u64 = 8 * 1024;
 

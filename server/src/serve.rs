@@ -274,6 +274,7 @@ impl Process<'_> {
             }
         };
         sets.resize_with(shards_count, Vec::new);
+        let rules = Arc::new(rules(self.settings));
         let ends = bridge.shards.into_iter().zip(sets).zip(counters);
         let mut shards = Vec::new();
         for (index, (((to_control, from_control), listeners), counters)) in ends.enumerate() {
@@ -283,7 +284,7 @@ impl Process<'_> {
                 listeners,
                 connections_max: self.connections_max,
                 files_max: self.files_max,
-                rules: Arc::new(rules(self.settings)),
+                rules: Arc::clone(&rules),
                 keys: Arc::clone(&self.keys),
                 to_control,
                 from_control,
@@ -369,6 +370,8 @@ fn outcomes_sink(to_shards: Vec<ToShard>, metrics: Arc<WriteMetrics>) -> channel
 fn rules(settings: &Settings) -> Rules {
     Rules {
         limit_max: settings.limit_max,
+        // Once for all shards and as long as the process: answers name them.
+        allowed_origins: Box::leak(settings.cors_origins.clone().into_boxed_slice()),
         head_timeout_ms: settings.head_timeout_ms,
         body_timeout_ms: settings.body_timeout_ms,
         idle_timeout_ms: settings.idle_timeout_ms,

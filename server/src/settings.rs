@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use todo_worker::settings::{Connections, Secret, secret};
 
 use crate::http::bearer::{Keys, NamedSecret};
+use crate::http::cors::AllowedOrigin;
 use crate::limits::{
     BODY_TIMEOUT, DRAIN_TIMEOUT_MS_DEFAULT, HEAD_TIMEOUT, IDLE_TIMEOUT, LIST_LIMIT_MAX, PROGRESS_TIMEOUT,
     REFRESH_MS_DEFAULT, SECRET_BYTES_MIN, SHARDS_MAX, SNAPSHOT_BYTES_MAX_DEFAULT, SNAPSHOT_BYTES_MIN,
@@ -121,6 +122,10 @@ pub struct Settings {
     /// How connections reach the shards [default: handoff; reuseport for one shard]
     #[arg(long, env, global = true, value_name = "HOW")]
     pub accept: Option<Accept>,
+
+    /// Origins whose pages may call from a browser, such as https://app.example, several with commas [default: none]
+    #[arg(long, env, global = true, value_delimiter = ',', value_name = "ORIGIN", value_parser = AllowedOrigin::parse)]
+    pub cors_origins: Vec<AllowedOrigin>,
 
     /// The SQLite file that holds the todos
     #[arg(long, env, global = true, default_value = DATA_FILE_DEFAULT, value_name = "FILE")]

@@ -167,6 +167,7 @@ fn site() -> Site {
         random: fastrand::Rng::with_seed(1),
         wall_clock: || 1_800_000_000_000,
         rules: Arc::new(Rules {
+            allowed_origins: &[],
             limit_max: 10_000,
             head_timeout_ms: 10_000,
             body_timeout_ms: 15_000,

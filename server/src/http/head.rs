@@ -122,6 +122,8 @@ pub struct Head<'a> {
     pub idempotency_key: Option<&'a [u8]>,
     /// Whether there is an `If-Match` or `If-Unmodified-Since`.
     pub write_condition: bool,
+    /// `Origin`; nothing where it is repeated.
+    pub origin: Option<&'a [u8]>,
     /// Whether there is an `Upgrade`, which is ignored.
     upgrade: bool,
     /// The field lines where an `If-None-Match` is among them, else nothing.
@@ -228,6 +230,7 @@ impl<'a> Head<'a> {
             content_coded: fields.content_coded,
             idempotency_key: fields.idempotency_key,
             write_condition: fields.write_condition,
+            origin: if fields.origin_repeated { None } else { fields.origin },
             upgrade: fields.upgrade,
             if_none_match_lines: if fields.if_none_match { bytes } else { b"" },
         })
@@ -324,6 +327,8 @@ struct Fields<'a> {
     idempotency_key: Option<&'a [u8]>,
     if_none_match: bool,
     write_condition: bool,
+    origin: Option<&'a [u8]>,
+    origin_repeated: bool,
     upgrade: bool,
 }
 
@@ -334,6 +339,7 @@ impl<'a> Fields<'a> {
         match name.len() {
             4 if is(b"host") => once(&mut self.host, value, Reject::Host)?,
             6 if is(b"expect") => self.take_expect(value),
+            6 if is(b"origin") => self.origin_repeated |= self.origin.replace(value).is_some(),
             7 if is(b"upgrade") => self.upgrade = true,
             8 if is(b"if-match") => self.write_condition = true,
             10 if is(b"connection") => self.take_connection(value)?,

@@ -9,6 +9,7 @@
 //! - [`pages`]: what never changes: the landing page, the API's description, the problems.
 //! - [`bearer`]: who asks (RFC 6750, RFC 7519).
 //! - [`condition`]: `If-None-Match` (RFC 9110 13.1.2).
+//! - [`cors`]: which pages of other origins may ask from a browser.
 //! - [`idempotency`]: the `Idempotency-Key` of a POST.
 //! - [`reject`]: every answer that is the peer's fault, or nobody's at the moment (RFC 9457).
 //! - [`reply`]: the head of every other answer.
@@ -20,6 +21,7 @@ pub mod bearer;
 pub mod body;
 pub mod condition;
 pub mod connection;
+pub mod cors;
 pub mod date;
 pub mod head;
 pub mod idempotency;

@@ -19,6 +19,8 @@ pub struct Envelope<'a> {
     pub head_only: bool,
     /// Further field lines, each with its CRLF.
     pub extra_fields: &'a [u8],
+    /// What a page of another origin that may ask is told.
+    pub origin_lines: &'a [u8],
 }
 
 /// What becomes of the connection after an answer, as the answer says it.
@@ -310,6 +312,7 @@ impl Reject {
         output.extend_from_slice(b"\r\n");
         output.extend_from_slice(answer.fields.as_bytes());
         output.extend_from_slice(envelope.extra_fields);
+        output.extend_from_slice(envelope.origin_lines);
         output.extend_from_slice(persistence.field().as_bytes());
         output.extend_from_slice(b"\r\n");
         if !envelope.head_only {
@@ -349,7 +352,7 @@ mod tests {
 
     fn written(reject: Reject, persistence: Persistence, head_only: bool, extra_fields: &[u8]) -> String {
         let mut output = Vec::new();
-        reject.write(&Envelope { date: DATE, persistence, head_only, extra_fields }, &mut output);
+        reject.write(&Envelope { date: DATE, persistence, head_only, extra_fields, origin_lines: b"" }, &mut output);
         String::from_utf8(output).unwrap()
     }
 

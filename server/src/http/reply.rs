@@ -3,6 +3,7 @@
 
 use std::io::Write;
 
+use crate::http::cors::AllowedOrigin;
 use crate::http::date::HttpDate;
 use crate::http::reject::Persistence;
 use crate::limits::VARY_BODY_BYTES_MIN;
@@ -15,17 +16,24 @@ pub struct Form {
     pub head_only: bool,
     /// What becomes of the connection.
     pub persistence: Persistence,
+    /// Whose page asked from a browser, if it may.
+    pub origin: Option<&'static AllowedOrigin>,
 }
 
 impl Form {
     /// HTTP/1.1, kept alive, with its body: the only form that is ready-made.
-    pub const PLAIN: Form = Form { head_only: false, persistence: Persistence::KeepAlive };
+    pub const PLAIN: Form = Form { head_only: false, persistence: Persistence::KeepAlive, origin: None };
     /// The answer after which the connection closes.
-    pub const CLOSING: Form = Form { head_only: false, persistence: Persistence::Close };
+    pub const CLOSING: Form = Form { head_only: false, persistence: Persistence::Close, origin: None };
 
     /// Whether the connection closes behind this answer.
     pub fn closes(self) -> bool {
         self.persistence == Persistence::Close
+    }
+
+    /// The field lines for the page that asked; none for everybody else.
+    pub fn origin_lines(self) -> &'static str {
+        self.origin.map_or("", AllowedOrigin::lines)
     }
 
     /// The same, closing.
@@ -47,6 +55,8 @@ pub struct Fields<'a> {
     pub vary: bool,
     /// Whole further lines, each with its CRLF.
     pub extra: &'a [u8],
+    /// They have all that a page of another origin is to be told.
+    pub is_preflight: bool,
 }
 
 /// Whether a list of so many bytes carries `Vary: Accept-Encoding`.
@@ -77,6 +87,10 @@ pub fn write_head(out: &mut Vec<u8>, status: u16, form: Form, date: &HttpDate, f
         out.extend_from_slice(b"Vary: Accept-Encoding\r\n");
     }
     out.extend_from_slice(fields.extra);
+    // What answers OPTIONS says more, and by itself.
+    if let Some(origin) = form.origin.filter(|_| !fields.is_preflight) {
+        out.extend_from_slice(origin.lines().as_bytes());
+    }
     out.extend_from_slice(form.persistence.field().as_bytes());
     out.extend_from_slice(b"\r\n");
 }

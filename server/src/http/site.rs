@@ -10,6 +10,7 @@ use todo_proto::id::IdSource;
 
 use crate::counters::ShardCounters;
 use crate::http::bearer::Keys;
+use crate::http::cors::AllowedOrigin;
 use crate::http::date::HttpDate;
 use crate::http::known::KnownHeads;
 use crate::http::output::{Held, Pool};
@@ -29,6 +30,8 @@ pub struct Now {
 pub struct Rules {
     /// Largest `limit` of a list.
     pub limit_max: u32,
+    /// Origins whose pages may ask from a browser.
+    pub allowed_origins: &'static [AllowedOrigin],
     /// A head must be whole this long after its first byte, in milliseconds.
     pub head_timeout_ms: u64,
     /// A body must be whole this long after its head, in milliseconds.

@@ -281,6 +281,7 @@ fn write_response(out: &mut Vec<u8>, slice: &Slice, is_list: bool, current: &Cur
         etag: Some(&etag),
         vary: is_list && varies(slice.body_bytes()),
         extra: b"",
+        ..Fields::default()
     };
     write_head(out, 200, Form::PLAIN, current.date, &fields);
     current.snapshot.copy_into(slice, out);

@@ -17,6 +17,7 @@ mod backpressure;
 mod closing;
 mod cluster;
 mod command_line;
+mod cors;
 mod crash;
 mod deadlines;
 mod descriptors;

@@ -8,6 +8,7 @@ use super::Phase;
 use super::group::{Deferred, DeferredAnswer, Group, Member, MemberContent, Page, WriteOutcome};
 use crate::counters::RouteKind;
 use crate::http::condition::if_none_match;
+use crate::http::cors::AllowedOrigin;
 use crate::http::head::Head;
 use crate::http::reject::{Envelope, Reject};
 use crate::http::reply::{Fields, Form, varies, write_head};
@@ -61,6 +62,7 @@ impl Connection {
             etag: Some(&etag),
             vary,
             extra: extra.as_bytes(),
+            ..Fields::default()
         };
         let bytes_max = REPLY_HEAD_BYTES_MAX + if is_copied { copied_bytes } else { 0 };
         let Site { pool, date, held, counters, .. } = site;
@@ -91,7 +93,9 @@ impl Connection {
             Route::Ready => self.defer(Deferred::Page(Page::Ready), kind, form, None),
             Route::Metrics => self.defer(Deferred::Page(Page::Metrics), kind, form, None),
             Route::Options(allow) => {
-                let fields = Fields { extra: allow.fields().as_bytes(), ..Fields::default() };
+                let preflight = form.origin.map_or("", AllowedOrigin::preflight_lines);
+                let extra = [allow.fields(), preflight].concat();
+                let fields = Fields { extra: extra.as_bytes(), is_preflight: true, ..Fields::default() };
                 let Site { pool, date, counters, .. } = site;
                 self.output.put_with(REPLY_HEAD_BYTES_MAX, pool, |out| write_head(out, 204, form, date, &fields));
                 counters.answered(kind, 204, 1);
@@ -177,6 +181,7 @@ impl Connection {
                         etag: etag.as_ref(),
                         vary: kind == RouteKind::List && varies(body.len() as u64),
                         extra: extra.as_bytes(),
+                        ..Fields::default()
                     };
                     let Site { pool, date, counters, .. } = site;
                     self.output.put_with(REPLY_HEAD_BYTES_MAX + body.len(), pool, |out| {
@@ -230,6 +235,7 @@ impl Connection {
             persistence: form.persistence,
             head_only: form.head_only,
             extra_fields: extra.as_bytes(),
+            origin_lines: form.origin_lines().as_bytes(),
         };
         let body_bytes: usize = reject.body().iter().map(|piece| piece.len()).sum();
         self.output.put_with(REPLY_HEAD_BYTES_MAX + body_bytes, pool, |out| reject.write(&envelope, out));

@@ -4,6 +4,7 @@ use super::admit::is_write;
 use super::{Connection, Phase, Purpose, ReadingBody, Step};
 use crate::counters::RouteKind;
 use crate::http::body::{Body, Progress};
+use crate::http::cors::AllowedOrigin;
 use crate::http::head::{self, Find, Framing, Head, Method};
 use crate::http::known;
 use crate::http::reject::{Persistence, Reject};
@@ -175,7 +176,8 @@ impl Connection {
             (true, true) => Persistence::KeepAliveEcho,
             (true, false) => Persistence::KeepAlive,
         };
-        Form { head_only: head.method == Method::Head, persistence }
+        let origin = AllowedOrigin::find(site.rules.allowed_origins, head.origin);
+        Form { head_only: head.method == Method::Head, persistence, origin }
     }
 
     /// A read; its head is remembered when it is plain and was the last one too.

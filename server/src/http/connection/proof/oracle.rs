@@ -387,8 +387,13 @@ impl<'a> Check<'a> {
         let date = HttpDate::at(self.moment().second);
         let persistence = if reject.closes() { Persistence::Close } else { form.persistence };
         let mut expected = Vec::new();
-        let envelope =
-            Envelope { date: date.bytes(), persistence, head_only: form.head_only, extra_fields: extra.as_bytes() };
+        let envelope = Envelope {
+            date: date.bytes(),
+            persistence,
+            head_only: form.head_only,
+            extra_fields: extra.as_bytes(),
+            origin_lines: b"",
+        };
         reject.write(&envelope, &mut expected);
         self.expect(&expected, persistence)
     }

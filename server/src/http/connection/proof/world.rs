@@ -70,6 +70,7 @@ pub fn site(versions: &[Version]) -> Site {
         random: fastrand::Rng::with_seed(7),
         wall_clock: || WALL_MS,
         rules: Arc::new(Rules {
+            allowed_origins: &[],
             limit_max: LIST_LIMIT_MAX,
             head_timeout_ms: HEAD_TIMEOUT.as_millis() as u64,
             body_timeout_ms: BODY_TIMEOUT.as_millis() as u64,
