@@ -232,7 +232,7 @@ impl Backing {
         let loaded = load(&mut reader, window).map_err(unusable)?;
         let released = predecessor.loaded()?;
         let store = SqliteStore::open(&settings.data_file, Arc::new(clock::wall_ms))?;
-        let snapshot = catch_up(loaded, &mut reader, window).map_err(unusable)?;
+        let snapshot = catch_up(&loaded, &mut reader, window).map_err(unusable)?;
         if !released.are_reached_by(snapshot.store_id(), snapshot.positions()) {
             return Err(ServeError::Behind { here: snapshot.positions().to_vec(), there: released.positions });
         }
@@ -403,6 +403,10 @@ impl Process<'_> {
                 }
                 predecessor.ready()?;
             }
+            self.hear_commands(told);
+            if let Some(predecessor) = &mut *predecessor {
+                predecessor.serving()?;
+            }
             let mut sets = listeners.sets;
             if self.accept == Accept::Handoff {
                 let listeners = sets.pop().unwrap_or_default();
@@ -425,7 +429,6 @@ impl Process<'_> {
             } else {
                 service::ready();
             }
-            self.hear_commands(told);
             // Nobody may listen (`todo-server | head -1`), which is no reason not to serve.
             let _ = std::io::stdout().write_all(summary.as_bytes());
         }
@@ -529,7 +532,7 @@ fn load(reader: &mut SqliteReader, window: Window) -> Result<Snapshot, StoreErro
 }
 
 /// What is in the file beyond `loaded`; all of it anew when that is too much.
-fn catch_up(loaded: Snapshot, reader: &mut SqliteReader, window: Window) -> Result<Snapshot, StoreError> {
+fn catch_up(loaded: &Snapshot, reader: &mut SqliteReader, window: Window) -> Result<Snapshot, StoreError> {
     let version = loaded.version() + 1;
     let [position] = *loaded.positions() else { return load(reader, window) };
     let Some(changed) = reader.changes_above(position)? else { return load(reader, window) };

@@ -148,7 +148,7 @@ async fn serve(
                 break "SIGTERM";
             }
             Err(NotBegun::Refused(why)) => {
-                stay(ask, why);
+                stay(ask, &why);
                 continue;
             }
         };
@@ -170,7 +170,7 @@ async fn serve(
             }
             Err((rest, why)) => {
                 running = rest;
-                stay(ask, why);
+                stay(ask, &why);
             }
         }
     };
@@ -185,7 +185,7 @@ async fn serve(
 }
 
 /// This process goes on serving.
-fn stay(ask: Ask, why: String) {
+fn stay(ask: Ask, why: &str) {
     service::ready();
     tracing::error!(why, "no other process takes over; this one goes on");
     (ask.answer)(Err(format!("{why}; the old process goes on serving")));

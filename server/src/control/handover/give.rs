@@ -128,6 +128,8 @@ pub fn commit(mut channel: Channel, released: Positions) -> Result<Channel, Chan
     channel.send(&Frame::Released(released), &[])?;
     expect(&mut channel, &Frame::Ready)?;
     channel.send(&Frame::Go, &[])?;
+    // Until then it has accepted nobody: without the word it can be ended and this process go on.
+    expect(&mut channel, &Frame::Serving)?;
     channel.set_patience(None)?;
     Ok(channel)
 }

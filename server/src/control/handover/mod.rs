@@ -9,13 +9,14 @@
 //!   (a file) holds new writes, ends those that have begun, gives the lock on the file back
 //!   RELEASED positions                         ->     takes the lock, reads what has changed meanwhile
 //!                                              <-   READY: every thread runs, nothing is accepted yet
-//!   GO: from here on the new one serves        ->     accepts on every listener
+//!   GO                                         ->     takes the command socket
+//!                                              <-   SERVING; accepts on every listener
 //!   accepts nothing more; lets go of its listeners (never `shutdown(2)`: that would end them for both)
 //!   POSITIONS, CONNECTION, CONNECTION, …       ->     has reached the positions, goes on with each
 //!   ends when it is empty
 //! ```
 //!
-//! Whatever goes wrong before GO leaves the old one serving: it takes the file back and looks at the writes that it held.
+//! Whatever goes wrong before SERVING leaves the old one serving: it takes the file back and looks at the writes that it held.
 //!
 //! - [`protocol`]: the frames, pure.
 //! - [`channel`]: frames and descriptors through a Unix socket.

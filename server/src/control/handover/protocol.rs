@@ -31,8 +31,10 @@ pub enum Frame {
     Released(Positions),
     /// The new one could serve.
     Ready,
-    /// The new one serves.
+    /// The new one is to serve.
     Go,
+    /// It is about to: it has the command socket, and accepts next.
+    Serving,
     /// No client whose connection follows has seen more than this.
     Positions(Positions),
     /// A connection between two requests, with what was read and not looked at.
@@ -95,6 +97,7 @@ const READY: u8 = 5;
 const GO: u8 = 6;
 const POSITIONS: u8 = 7;
 const CONNECTION: u8 = 8;
+const SERVING: u8 = 9;
 const REFUSED: u8 = 255;
 
 impl Frame {
@@ -120,6 +123,7 @@ impl Frame {
             }
             Frame::Ready => READY,
             Frame::Go => GO,
+            Frame::Serving => SERVING,
             Frame::Positions(positions) => {
                 put_positions(&mut bytes, positions);
                 POSITIONS
@@ -166,6 +170,7 @@ impl Frame {
             RELEASED => Frame::Released(take_positions(&mut rest)?),
             READY => Frame::Ready,
             GO => Frame::Go,
+            SERVING => Frame::Serving,
             POSITIONS => Frame::Positions(take_positions(&mut rest)?),
             CONNECTION => Frame::Connection(std::mem::take(&mut rest).into()),
             REFUSED => Frame::Refused(String::from_utf8_lossy(std::mem::take(&mut rest)).into_owned()),
@@ -253,6 +258,7 @@ mod tests {
             Frame::Released(positions()),
             Frame::Ready,
             Frame::Go,
+            Frame::Serving,
             Frame::Positions(Positions::default()),
             Frame::Connection(Box::default()),
             Frame::Connection(b"GET /todos HT".as_slice().into()),

@@ -82,7 +82,7 @@ impl Predecessor {
         while listeners.len() < usize::from(offer.listeners_count) {
             match channel.receive()? {
                 (Frame::Listeners, some) if !some.is_empty() => {
-                    listeners.extend(some.into_iter().map(TcpListener::from))
+                    listeners.extend(some.into_iter().map(TcpListener::from));
                 }
                 _ => return Err(ProtocolError::Unreadable.into()),
             }
@@ -148,6 +148,14 @@ impl Predecessor {
         }
     }
 
+    /// Says that this process has begun to serve; only then may it accept.
+    ///
+    /// # Errors
+    /// The other side's: it goes on serving.
+    pub fn serving(&mut self) -> Result<(), TakeError> {
+        Ok(self.channel.send(&Frame::Serving, &[])?)
+    }
+
     /// Takes the connections until the other one has ended. Blocks.
     pub fn adopt(mut self, to_shards: &[ToShard], counters: &[Arc<ShardCounters>]) {
         let mut handed_over = vec![0_u64; to_shards.len()];
@@ -178,10 +186,10 @@ impl Predecessor {
         });
         match end {
             Ok(()) => {
-                tracing::info!(connections = count, "the process before this one has ended; its connections are here")
+                tracing::info!(connections = count, "the process before this one has ended; its connections are here");
             }
             Err(error) => {
-                tracing::error!(connections = count, %error, "no more connections come from the process before")
+                tracing::error!(connections = count, %error, "no more connections come from the process before");
             }
         }
         if cut > 0 {
