@@ -1,7 +1,7 @@
 //! Connections come in: by this shard's own listener, or from the acceptor that hands each to the emptiest shard.
 
 use std::future::poll_fn;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -63,7 +63,7 @@ pub fn adopt(shard: &Rc<Shard>, socket: OwnedFd) {
         return;
     }
     shard.take_on();
-    io::spawn(serve(Rc::clone(shard), socket, Box::default()));
+    io::spawn(serve(Rc::clone(shard), socket));
 }
 
 /// Takes a connection from the process before this one, with what that has read of it and not looked at. It counts like any
@@ -75,7 +75,10 @@ pub fn adopt_moved(shard: &Rc<Shard>, moved: Moved) {
         return;
     }
     shard.take_on();
-    io::spawn(serve(Rc::clone(shard), moved.socket, moved.input));
+    if !moved.input.is_empty() {
+        shard.moved_input.borrow_mut().insert(moved.socket.as_raw_fd(), moved.input);
+    }
+    io::spawn(serve(Rc::clone(shard), moved.socket));
 }
 
 impl Shard {

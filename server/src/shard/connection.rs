@@ -21,7 +21,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -40,10 +40,12 @@ use crate::shard::{Peer, Shard};
 use crate::snapshot::Walk;
 use crate::sys::{Direction, Gathered};
 
-/// Serves one socket to its end, or until another process goes on with it. `input` is what was read of it before.
-pub async fn serve(shard: Rc<Shard>, socket: OwnedFd, input: Box<[u8]>) {
+/// Serves one socket to its end, or until another process goes on with it.
+pub async fn serve(shard: Rc<Shard>, socket: OwnedFd) {
     // The driver may refuse the registration when memory is short; the client sees a close, and the next is tried.
+    let number = socket.as_raw_fd();
     let Ok(mut stream) = Stream::new(socket) else {
+        shard.moved_input.borrow_mut().remove(&number);
         shard.counters.accept_exhausted.add(1);
         shard.let_go();
         return;
@@ -54,10 +56,7 @@ pub async fn serve(shard: Rc<Shard>, socket: OwnedFd, input: Box<[u8]>) {
         Poll::Ready(())
     })
     .await;
-    if !input.is_empty() {
-        received(&shard, &peer, &input);
-    }
-    drop(input);
+    give_moved_input(&shard, &peer);
     if shard.draining.get() {
         // It was queued when the process began to go: what has come with it is answered, and no more is waited for.
         peer.shutdown(Direction::Read);
@@ -141,6 +140,15 @@ async fn serve_busy(shard: &Rc<Shard>, peer: &Rc<Peer>, stream: &mut Stream, mut
     *peer.canceller.borrow_mut() = None;
     shard.give_busy_buffer_back(peer, buffer);
     goes_on
+}
+
+/// Gives the machine what another process has read of its connection. Kept with the shard until here: as an argument it
+/// would make every idle connection's task larger.
+fn give_moved_input(shard: &Shard, peer: &Peer) {
+    let input = shard.moved_input.borrow_mut().remove(&peer.socket.get());
+    if let Some(input) = input {
+        received(shard, peer, &input);
+    }
 }
 
 /// Whether another process goes on with the connection, now.
@@ -343,7 +351,7 @@ mod tests {
     /// together no more than a KiB.
     #[test]
     fn an_idle_connection_is_small() {
-        fn future_bytes<F: Future>(_: fn(Rc<Shard>, OwnedFd, Box<[u8]>) -> F) -> usize {
+        fn future_bytes<F: Future>(_: fn(Rc<Shard>, OwnedFd) -> F) -> usize {
             size_of::<F>()
         }
         let (task, peer) = (future_bytes(serve), size_of::<Peer>());

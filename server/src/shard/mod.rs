@@ -17,6 +17,7 @@ pub mod io;
 mod sweep;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -106,6 +107,8 @@ pub struct Shard {
     moving: Cell<bool>,
     /// Where to.
     moves: RefCell<Option<Moves>>,
+    /// What the process before this one has read of connections whose tasks have not begun, by the socket's number.
+    moved_input: RefCell<BTreeMap<i32, Box<[u8]>>>,
     /// To be dropped when no write is left that has begun, or at this tick.
     settling: RefCell<Option<(Settled, u64)>>,
     /// It has been said that no more connections come.
@@ -187,6 +190,7 @@ async fn serve(start: ShardStart) -> std::io::Result<()> {
         draining: Cell::new(false),
         moving: Cell::new(false),
         moves: RefCell::default(),
+        moved_input: RefCell::default(),
         settling: RefCell::default(),
         released: Cell::new(false),
         superseded: RefCell::default(),
