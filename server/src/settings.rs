@@ -126,7 +126,7 @@ pub struct Settings {
     #[arg(long, env, global = true, default_value = DATA_FILE_DEFAULT, value_name = "FILE")]
     pub data_file: PathBuf,
 
-    /// Directory of the socket that `upgrade` speaks to [default: beside the data file]
+    /// Directory of the socket that `upgrade` speaks to [default: beside the data file; in a cluster the temporary directory]
     #[arg(long, env, global = true, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
 
@@ -275,12 +275,13 @@ impl Settings {
         }
     }
 
-    /// Where a running server hears commands: beside its data file, or by its port in `RUN_DIR` and in a cluster.
+    /// Where a running server hears commands: beside its data file, or by its port in `RUN_DIR`; in a cluster, where there
+    /// is no file, in the temporary directory.
     pub fn command_socket(&self) -> PathBuf {
         let by_port = || PathBuf::from(format!("todo-server-{}.sock", self.http_port));
         match &self.run_dir {
             Some(directory) => directory.join(by_port()),
-            None if self.connections.is_cluster() => by_port(),
+            None if self.connections.is_cluster() => std::env::temp_dir().join(by_port()),
             None => beside(&self.data_file, ".sock"),
         }
     }
