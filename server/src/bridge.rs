@@ -9,6 +9,7 @@
 //! Nothing else crosses. Every way is bounded: writes in number and bytes by the log's queue, requests in number by
 //! their channel, messages back by what was asked.
 
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,10 +51,70 @@ pub enum Message {
     Answer(Ticket, DeferredAnswer),
     /// A connection from the acceptor.
     Connection(OwnedFd),
+    /// A connection from the process before this one.
+    Moved(Moved),
+    /// Accept on these too.
+    Listen(Vec<TcpListener>),
+    /// Look at no write that has not begun; drop this when none is left that has, or when that takes too long.
+    HoldWrites(Settled),
+    /// Look at writes again.
+    ResumeWrites,
+    /// Another process goes on: accept nothing more, and pass connections on, each as soon as nothing is owed.
+    MoveOn(Moves),
+    /// The acceptor has ended: no more connections come.
+    NoMoreCome,
     /// The process is going: stop accepting, answer what is here, close.
     Drain,
     /// End now, whatever is open.
     End,
+}
+
+/// A connection on its way from one process to the next.
+pub struct Moved {
+    /// A descriptor of it; unread bytes stay in the socket.
+    pub socket: OwnedFd,
+    /// What was read of requests that nobody has looked at.
+    pub input: Box<[u8]>,
+}
+
+/// Where connections go that another process goes on with. Clones are one.
+#[derive(Clone)]
+pub struct Moves(std::sync::mpsc::Sender<Option<Moved>>);
+
+impl Moves {
+    /// The way, and where they come out.
+    pub fn new() -> (Moves, std::sync::mpsc::Receiver<Option<Moved>>) {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        (Moves(sender), receiver)
+    }
+
+    /// Passes one on.
+    ///
+    /// # Errors
+    /// Nobody takes it any more; it comes back.
+    pub fn send(&self, moved: Moved) -> Result<(), Moved> {
+        self.0.send(Some(moved)).map_err(|refused| refused.0.expect("it was one"))
+    }
+
+    /// No more come.
+    pub fn end(&self) {
+        // Whoever took them may have ended before.
+        let _ = self.0.send(None);
+    }
+}
+
+/// Held by a shard until it has no write left that has begun.
+pub struct Settled {
+    /// Its end is the word.
+    _held: mpsc::Sender<()>,
+}
+
+impl Settled {
+    /// One for each of `shards_count` shards, and what ends when all of them are dropped.
+    pub fn new(shards_count: usize) -> (Vec<Settled>, mpsc::Receiver<()>) {
+        let (sender, receiver) = mpsc::channel(1);
+        ((0..shards_count).map(|_| Settled { _held: sender.clone() }).collect(), receiver)
+    }
 }
 
 /// What only the control plane can answer.
@@ -99,7 +160,7 @@ impl SnapshotSlot {
 #[derive(Clone)]
 pub enum Writes {
     /// Into the log of this process.
-    Embedded(channel::Appender<Ticket>),
+    Embedded(Log),
     /// Into Kafka, while the gate is open.
     Cluster {
         /// To all partitions.
@@ -107,6 +168,23 @@ pub enum Writes {
         /// Set by the control plane.
         gate: Arc<Gate>,
     },
+}
+
+/// The log of a process of its own. It is made anew when the data file comes back from a process that could not go on with
+/// it. Clones are one.
+#[derive(Clone)]
+pub struct Log(Arc<ArcSwap<channel::Appender<Ticket>>>);
+
+impl Log {
+    /// One that appends to `appender`.
+    pub fn new(appender: channel::Appender<Ticket>) -> Log {
+        Log(Arc::new(ArcSwap::from_pointee(appender)))
+    }
+
+    /// Appends to `appender` from here on.
+    pub fn replace(&self, appender: channel::Appender<Ticket>) {
+        self.0.store(Arc::new(appender));
+    }
 }
 
 /// A shard's end towards the control plane.
@@ -199,7 +277,7 @@ impl Writes {
     /// Commands that wait or are being appended.
     pub fn waiting_count(&self) -> usize {
         match self {
-            Writes::Embedded(appender) => appender.waiting_count(),
+            Writes::Embedded(log) => log.0.load().waiting_count(),
             Writes::Cluster { appender, .. } => appender.waiting_count(),
         }
     }
@@ -207,14 +285,14 @@ impl Writes {
     /// Bytes of the commands that wait or are being appended.
     pub fn waiting_bytes(&self) -> usize {
         match self {
-            Writes::Embedded(appender) => appender.waiting_bytes(),
+            Writes::Embedded(log) => log.0.load().waiting_bytes(),
             Writes::Cluster { appender, .. } => appender.waiting_bytes(),
         }
     }
 
     fn append(&self, group: Vec<(TodoCommand, Ticket)>) -> Result<(), Reject> {
         let refused = match self {
-            Writes::Embedded(appender) => appender.try_append(group),
+            Writes::Embedded(log) => log.0.load().try_append(group),
             Writes::Cluster { gate, .. } if !gate.is_open() => return Err(Reject::NotAppended),
             Writes::Cluster { appender, .. } => appender.try_append(group),
         };

@@ -110,6 +110,8 @@ pub struct ShardCounters {
     rejects: [Count; Reject::KINDS],
     /// Connections taken.
     pub accepted: Count,
+    /// Connections taken over from the process before this one.
+    pub adopted: Count,
     /// Connections taken and not yet let go.
     pub connections: Count,
     /// What the shard has to end before the process may: its connections, its listeners, and 1 until it has begun to
@@ -153,6 +155,7 @@ impl Default for ShardCounters {
             requests: Default::default(),
             rejects: std::array::from_fn(|_| Count::default()),
             accepted: Count::default(),
+            adopted: Count::default(),
             connections: Count::default(),
             unfinished: Count(AtomicU64::new(1)),
             cut: Count::default(),

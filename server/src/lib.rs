@@ -8,6 +8,7 @@
 //!   snapshot/  what there is to send                pure: pages, slices, ready-made responses
 //! bridge       where data and control plane meet
 //! control/     the control plane                    feed, reads below the floor, pages, signals
+//! check        `check`: settings, facts, problems
 //! transfer/    `export` and `seed`
 //! sys/         the only unsafe code
 //! limits       every bound and timeout
@@ -18,6 +19,7 @@
 //! [`control::feed`], shard.
 
 pub mod bridge;
+pub mod check;
 pub mod clock;
 pub mod control;
 pub mod counters;

@@ -179,11 +179,31 @@ pub const SNAPSHOT_BYTES_MIN: u64 = 128 * 1024;
 pub const SNAPSHOT_BYTES_MAX_DEFAULT: u64 = 1024 * 1024 * 1024;
 /// Default of `DRAIN_TIMEOUT_MS`.
 pub const DRAIN_TIMEOUT_MS_DEFAULT: u64 = 10_000;
+/// Payload of one frame between two processes. A longer one is a fault.
+pub const HANDOVER_FRAME_BYTES_MAX: usize = 128 * 1024;
+/// Descriptors of one frame; the kernel takes at most 253.
+pub const HANDOVER_DESCRIPTORS_MAX: usize = 64;
+/// A new process loads, and says so, in this time, or it is ended and the old one goes on.
+pub const HANDOVER_LOAD_PATIENCE: Duration = Duration::from_secs(120);
+/// From the end of the old one's writes until the new one could serve. Then it is ended, and the old one goes on.
+pub const HANDOVER_READY_PATIENCE: Duration = Duration::from_secs(20);
+/// The new one's snapshot reaches the positions that a connection has seen, or the connection is closed.
+pub const HANDOVER_REACH_PATIENCE: Duration = Duration::from_secs(10);
+/// `check` waits for Postgres so long.
+pub const CHECK_PATIENCE: Duration = Duration::from_secs(5);
+/// A line on the command socket.
+pub const COMMAND_LINE_BYTES_MAX: u64 = 8 * 1024;
+/// Time for it to come.
+pub const COMMAND_PATIENCE: Duration = Duration::from_secs(2);
+/// A write that has begun when the writes are handed to another process has so long to end; then it is answered 503.
+pub const HANDOVER_SETTLE_MS: u64 = 500;
 /// A port that a dying predecessor still holds is tried again for so long.
 pub const PORT_RETRY_MS: u64 = 2_000;
 /// A shorter HMAC key is weaker than the hash (RFC 7518 3.2).
 pub const SECRET_BYTES_MIN: usize = 32;
 
+// What a connection leaves behind fits a frame: one read, and a head that had begun before it.
+const _: () = assert!(READ_BUFFER_BYTES + REQUEST_HEAD_BYTES_MAX + 2 <= HANDOVER_FRAME_BYTES_MAX);
 // The largest copied answer fits the accounting of one buffer, and a turn always fits one answer that is repeated.
 const _: () = assert!(COPIED_BODY_BYTES_MAX < u32::MAX as usize && RUN_RESPONSE_BYTES_MAX < OUTPUT_BYTES_PER_TURN);
 // A file is a small part of what its client may owe, and is never needed twice in one turn.

@@ -2,12 +2,13 @@
 
 #![expect(clippy::disallowed_macros, reason = "a command line talks to its terminal")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use todo_server::control::handover::command;
 use todo_server::settings::{Command, CommandLine, SECRETS, Settings};
 use todo_server::transfer::export;
 use todo_server::transfer::seed::{ImportFile, import};
@@ -25,22 +26,31 @@ fn main() -> ExitCode {
     let matches = CommandLine::command().get_matches();
     let CommandLine { command, settings } =
         CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let done =
-        logging::start(&settings.log).map_err(Failure::from).and_then(|()| match command.unwrap_or(Command::Serve) {
-            Command::Serve => {
-                warn_of_secrets(&matches);
-                serve::run(&settings).map_err(Failure::from)
-            }
-            Command::Seed { count, from, append } => seed(&settings, &Seed { count, from, append }),
-            Command::Export => export(&settings),
-            Command::Token { sub, ttl } => token(&settings, &sub, ttl),
-        });
+    let done = start_logging(&settings, command.as_ref()).and_then(|()| match command.unwrap_or(Command::Serve) {
+        Command::Serve => {
+            warn_of_secrets(&matches);
+            serve::run(&settings).map_err(Failure::from)
+        }
+        Command::Seed { count, from, append } => seed(&settings, &Seed { count, from, append }),
+        Command::Export => export(&settings),
+        Command::Upgrade { binary } => upgrade(&settings, binary.as_deref()),
+        Command::Check => todo_server::check::run(&settings),
+        Command::Token { sub, ttl } => token(&settings, &sub, ttl),
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("todo-server: {failure}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// `check` logs nothing, and looks at the filter by itself: a bad one is one of several problems.
+fn start_logging(settings: &Settings, command: Option<&Command>) -> Result<(), Failure> {
+    match command {
+        Some(Command::Check) => Ok(()),
+        _ => Ok(logging::start(&settings.log)?),
     }
 }
 
@@ -129,6 +139,12 @@ fn export(settings: &Settings) -> Result<(), Failure> {
         Some(cluster) => runtime()?.block_on(export::from_cluster(&cluster, std::io::stdout()))?,
     };
     tracing::info!(count, "exported");
+    Ok(())
+}
+
+fn upgrade(settings: &Settings, binary: Option<&Path>) -> Result<(), Failure> {
+    let done = command::ask(&settings.command_socket(), binary)?;
+    println!("{done}");
     Ok(())
 }
 

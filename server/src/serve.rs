@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::Path;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -19,19 +20,22 @@ use todo_worker::settings;
 use todo_worker::sqlite::{OpenError, SqliteReader, SqliteStore};
 use todo_worker::tls::TlsError;
 use todo_worker::traits::{Outcome, StoreError};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::bridge::{self, Ticket, ToShard, WaysBack, Writes};
+use crate::bridge::{self, Log, Message, Ticket, ToShard, WaysBack, Writes};
 use crate::clock::{self, CLOCKS, CLUSTER_CLOCKS};
 use crate::control::backend::Backend;
 use crate::control::cluster::Cluster;
-use crate::control::embedded::Embedded;
+use crate::control::embedded::{Again, Embedded};
 use crate::control::feed::{Follower, Window};
 use crate::control::follow::drive::View;
 use crate::control::gate::{Configured, Gate};
+use crate::control::handover::command;
+use crate::control::handover::give::Giver;
+use crate::control::handover::take::{Predecessor, TakeError};
 use crate::control::pages::{FeedMetrics, Pages, Sources, WriteMetrics};
 use crate::control::serving::Serving;
-use crate::control::{self, ControlError, ControlStart, Work, acceptor};
+use crate::control::{self, ControlError, ControlStart, Work, acceptor, service};
 use crate::counters::ShardCounters;
 use crate::http::bearer::Keys;
 use crate::http::site::Rules;
@@ -39,11 +43,12 @@ use crate::limits::{STORE_CONNECTIONS_MAX, STORE_READERS};
 use crate::settings::{Accept, DATA_FILE_DEFAULT, SEED_TODOS_DEFAULT, Settings, SettingsError};
 use crate::shard::io::{Driver, probe_driver};
 use crate::shard::{self, Clocks, ShardStart};
-use crate::snapshot::{Builder, Snapshot};
+use crate::snapshot::{Builder, ItemChange, Snapshot};
 use crate::startup::{
-    Cores, Listeners, StartError, choose_cores, connections_per_shard, files_per_shard, listen, raise_descriptor_limit,
+    Cores, Listeners, StartError, choose_cores, connections_per_shard, files_per_shard, given, listen,
+    passed_by_systemd, raise_descriptor_limit,
 };
-use crate::{fill, sys};
+use crate::{check, fill, sys};
 
 /// Why the process cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +85,20 @@ pub enum ServeError {
     /// The control plane, while it runs.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// What `check` has found, before anything was taken over.
+    #[error("{0}")]
+    Problems(String),
+    /// The process before this one.
+    #[error(transparent)]
+    Take(#[from] TakeError),
+    /// It has acknowledged what is not in the file.
+    #[error("the data file is at position {here:?}, and the process before this one was at {there:?}")]
+    Behind {
+        /// Where the file is.
+        here: Vec<u64>,
+        /// Where that one was.
+        there: Vec<u64>,
+    },
     /// The sample todos.
     #[error(transparent)]
     Fill(#[from] fill::FillError),
@@ -93,11 +112,27 @@ pub enum ServeError {
     },
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT, or until another process has taken over.
 ///
 /// # Errors
 /// Why it cannot start, or go on.
 pub fn run(settings: &Settings) -> Result<(), ServeError> {
+    let mut predecessor = Predecessor::meet()?;
+    run_behind(settings, &mut predecessor).inspect_err(|error| {
+        // Still here only until this process has begun to serve.
+        if let Some(predecessor) = &mut predecessor {
+            predecessor.refuse(&error.to_string());
+        }
+    })
+}
+
+fn run_behind(settings: &Settings, predecessor: &mut Option<Predecessor>) -> Result<(), ServeError> {
+    if predecessor.is_some() {
+        let problems = check::find(settings, true).problems;
+        if !problems.is_empty() {
+            return Err(ServeError::Problems(problems.join("; ")));
+        }
+    }
     let cluster = settings.connections.cluster()?;
     let keys = Arc::new(settings.keys(cluster.is_some())?);
     // The port before the file: who starts a second server by mistake must not touch the first one's file.
@@ -105,22 +140,42 @@ pub fn run(settings: &Settings) -> Result<(), ServeError> {
     let cores = choose_cores(settings);
     let shards_count = cores.of_shard.len();
     let connections_max = connections_per_shard(settings, descriptors, shards_count)?;
-    let accept = settings.accept.unwrap_or_else(|| Accept::default_for(shards_count));
-    let listeners = listen(settings, accept, shards_count)?;
+    let wanted = settings.accept.unwrap_or_else(|| Accept::default_for(shards_count));
+    let sockets = match &mut *predecessor {
+        Some(predecessor) => predecessor.take_listeners(),
+        None => passed_by_systemd()?,
+    };
+    let (accept, listeners) = match sockets.is_empty() {
+        true => (wanted, listen(settings, wanted, shards_count)?),
+        false => given(sockets, settings, wanted, shards_count)?,
+    };
     let (driver, refusal) = probe_driver();
     let window = Window {
         items_max: u32::try_from(settings.snapshot_todos_max).unwrap_or(u32::MAX),
         bytes_max: settings.snapshot_bytes_max,
     };
-    let backing = match &cluster {
-        None => Backing::file(settings, window)?,
-        Some(cluster) => Backing::cluster(settings, cluster)?,
+    let place = || match &cluster {
+        None => settings.data_file.canonicalize().unwrap_or_else(|_| settings.data_file.clone()).display().to_string(),
+        Some(cluster) => format!("the topic {}", cluster.kafka.topic),
+    };
+    let backing = match (&cluster, &mut *predecessor) {
+        (None, None) => Backing::file(settings, window)?,
+        (None, Some(predecessor)) => {
+            predecessor.check_place(&place())?;
+            Backing::file_of(predecessor, settings, window)?
+        }
+        (Some(cluster), predecessor) => {
+            predecessor.as_ref().map_or(Ok(()), |predecessor| predecessor.check_place(&place()))?;
+            Backing::cluster(settings, cluster)?
+        }
     };
     let summary =
         summary(&listeners, accept, &cores, (driver, refusal.as_ref()), connections_max, descriptors, &backing);
     let files_max = if settings.sendfile { files_per_shard(descriptors, shards_count) } else { 0 };
-    let process = Process { settings, keys, accept, cores, driver, connections_max, files_max, window };
-    process.serve(listeners, backing, &summary)
+    // Now that there is a file to be named.
+    let place = place();
+    let process = Process { settings, keys, accept, cores, driver, connections_max, files_max, window, place };
+    process.serve(listeners, backing, &summary, predecessor)
 }
 
 /// What stands behind the process, before anything runs.
@@ -160,8 +215,33 @@ impl Backing {
         Ok(Backing {
             store_line: format!("SQLite, {path}"),
             todos_line: format!("{} in memory, {took_ms} ms{older}{seeded}", snapshot.items_count()),
-            survives_line: "a killed process, and a power cut: the file is synced first",
+            survives_line: A_FILE_SURVIVES,
             snapshot,
+            services: Services::File { store, readers },
+        })
+    }
+
+    /// Takes the data file over from the process that has it: loads beside it, waits until it has written its last, and
+    /// reads what that was.
+    fn file_of(predecessor: &mut Predecessor, settings: &Settings, window: Window) -> Result<Backing, ServeError> {
+        let begun_us = clock::tick_us();
+        let path = settings.data_file.display();
+        let unusable = |source| ServeError::Store { path: path.to_string(), source };
+        let mut reader = SqliteReader::open_beside(&settings.data_file)?;
+        let loaded = load(&mut reader, window).map_err(unusable)?;
+        let released = predecessor.loaded()?;
+        let store = SqliteStore::open(&settings.data_file, Arc::new(clock::wall_ms))?;
+        let snapshot = catch_up(&loaded, &mut reader, window).map_err(unusable)?;
+        if !released.are_reached_by(snapshot.store_id(), snapshot.positions()) {
+            return Err(ServeError::Behind { here: snapshot.positions().to_vec(), there: released.positions });
+        }
+        let readers = (0..STORE_READERS).map(|_| store.reader()).collect::<Result<Vec<_>, _>>()?;
+        let took_ms = (clock::tick_us() - begun_us) / 1_000;
+        Ok(Backing {
+            store_line: format!("SQLite, {path}, taken over from another process"),
+            todos_line: format!("{} in memory, {took_ms} ms", snapshot.items_count()),
+            survives_line: A_FILE_SURVIVES,
+            snapshot: Arc::new(snapshot),
             services: Services::File { store, readers },
         })
     }
@@ -195,6 +275,9 @@ impl Backing {
     }
 }
 
+/// What a 202 of one process over a file survives.
+const A_FILE_SURVIVES: &str = "a killed process, and a power cut: the file is synced first";
+
 /// What the rest of the start follows from.
 struct Process<'a> {
     settings: &'a Settings,
@@ -205,6 +288,8 @@ struct Process<'a> {
     connections_max: usize,
     files_max: usize,
     window: Window,
+    /// Where the todos are, as another process would name it.
+    place: String,
 }
 
 /// What joins the shards to what stands behind the process.
@@ -216,7 +301,13 @@ struct Joined {
 }
 
 impl Process<'_> {
-    fn serve(&self, listeners: Listeners, backing: Backing, summary: &str) -> Result<(), ServeError> {
+    fn serve(
+        &self,
+        listeners: Listeners,
+        backing: Backing,
+        summary: &str,
+        predecessor: &mut Option<Predecessor>,
+    ) -> Result<(), ServeError> {
         let shards_count = self.cores.of_shard.len();
         let counters: Vec<_> = (0..shards_count).map(|_| Arc::new(ShardCounters::default())).collect();
         let ways_back = WaysBack::new(shards_count, &backing.snapshot);
@@ -224,9 +315,13 @@ impl Process<'_> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|source| ServeError::System { what: "a runtime", source })?;
         let write_metrics = Arc::new(WriteMetrics::default());
-        let sink = outcomes_sink(to_shards.clone(), Arc::clone(&write_metrics));
+        let sink = {
+            let (to_shards, metrics) = (to_shards.clone(), Arc::clone(&write_metrics));
+            move || outcomes_sink(to_shards.clone(), Arc::clone(&metrics))
+        };
         let feed_metrics = Arc::new(FeedMetrics::default());
         let serving = Serving::new(backing.snapshot, to_shards.clone(), Arc::clone(&feed_metrics));
+        let is_cluster = matches!(backing.services, Services::Cluster { .. });
         let Joined { writes, backend, work, clocks } = {
             // What the log needs to run is begun here, and runs when the control plane does.
             let _within = runtime.enter();
@@ -234,6 +329,17 @@ impl Process<'_> {
         };
         let bridge = ways_back.with_log(&writes);
         let draining = Arc::new(AtomicBool::new(false));
+        let leaving = Arc::new(AtomicBool::new(false));
+        let duplicates =
+            listeners.sets.iter().flatten().map(TcpListener::try_clone).collect::<std::io::Result<Vec<_>>>();
+        let duplicates = duplicates.map_err(|source| ServeError::System { what: "a listener", source })?;
+        let giver = Giver {
+            listeners: Arc::new(duplicates),
+            place: self.place.clone(),
+            program: program(),
+            to_shards: to_shards.clone(),
+        };
+        let (told, asks) = mpsc::channel(1);
         let sources = Sources {
             counters: counters.clone(),
             feed: feed_metrics,
@@ -253,6 +359,9 @@ impl Process<'_> {
             pages: Pages::new(sources),
             counters: counters.clone(),
             draining: Arc::clone(&draining),
+            leaving: Arc::clone(&leaving),
+            giver,
+            asks,
             accepting: (self.accept == Accept::Handoff).then_some(accepting),
             ready,
             drain_timeout: Duration::from_millis(self.settings.drain_timeout_ms),
@@ -260,28 +369,13 @@ impl Process<'_> {
         // Started before any thread blocks signals: this one takes them all.
         let control = spawn("control", move || control::run(control).map_err(ServeError::from))?;
         sys::block_all_signals();
-        let mut sets = listeners.sets;
-        let acceptor = match self.accept {
-            Accept::Reuseport => None,
-            Accept::Handoff => {
-                let listeners = sets.pop().unwrap_or_default();
-                let counters = counters.clone();
-                Some(spawn("acceptor", move || {
-                    acceptor::run(&listeners, &to_shards, &counters, &draining, clocks);
-                    drop(until_accepted);
-                    Ok(())
-                })?)
-            }
-        };
-        sets.resize_with(shards_count, Vec::new);
         let rules = Arc::new(rules(self.settings));
-        let ends = bridge.shards.into_iter().zip(sets).zip(counters);
-        let mut shards = Vec::new();
-        for (index, (((to_control, from_control), listeners), counters)) in ends.enumerate() {
+        let mut threads = vec![control];
+        let ends = bridge.shards.into_iter().zip(counters.iter().map(Arc::clone));
+        for (index, ((to_control, from_control), counters)) in ends.enumerate() {
             let start = ShardStart {
                 index: index as u16,
                 driver: self.driver,
-                listeners,
                 connections_max: self.connections_max,
                 files_max: self.files_max,
                 rules: Arc::clone(&rules),
@@ -292,7 +386,7 @@ impl Process<'_> {
                 clocks,
             };
             let core = self.cores.of_shard[index];
-            shards.push(spawn(&format!("shard-{index}"), move || {
+            threads.push(spawn(&format!("shard-{index}"), move || {
                 // A core that has gone meanwhile leaves the shard unpinned, which is slower and no more.
                 if core.is_some_and(|core| !core_affinity::set_for_current(core)) {
                     tracing::warn!(shard = index, "cannot pin to its core");
@@ -302,33 +396,82 @@ impl Process<'_> {
         }
         // Said when a signal would be taken in good order. Without the control plane its own error follows below.
         if is_ready.recv().is_ok() {
+            if let Some(predecessor) = &mut *predecessor {
+                predecessor.wait_until_reached(&to_shards[0])?;
+                if is_cluster {
+                    predecessor.loaded()?;
+                }
+                predecessor.ready()?;
+            }
+            self.hear_commands(told);
+            if let Some(predecessor) = &mut *predecessor {
+                predecessor.serving()?;
+            }
+            let mut sets = listeners.sets;
+            if self.accept == Accept::Handoff {
+                let listeners = sets.pop().unwrap_or_default();
+                let (to_shards, counters) = (to_shards.clone(), counters.clone());
+                threads.push(spawn("acceptor", move || {
+                    acceptor::run(&listeners, &to_shards, &counters, &draining, &leaving, clocks);
+                    drop(until_accepted);
+                    Ok(())
+                })?);
+            }
+            for (to_shard, listeners) in to_shards.iter().zip(sets) {
+                to_shard.send(Message::Listen(listeners));
+            }
+            if let Some(predecessor) = predecessor.take() {
+                let (to_shards, counters) = (to_shards.clone(), counters.clone());
+                spawn("adopt", move || {
+                    predecessor.adopt(&to_shards, &counters);
+                    Ok(())
+                })?;
+            } else {
+                service::ready();
+            }
             // Nobody may listen (`todo-server | head -1`), which is no reason not to serve.
             let _ = std::io::stdout().write_all(summary.as_bytes());
         }
         // The control plane ends first, be it by an error that ends the process with the shards in it.
-        for thread in [control].into_iter().chain(shards).chain(acceptor) {
+        for thread in threads {
             thread.join().expect("a panic ends the process before")?;
         }
         Ok(())
     }
 
-    fn join(&self, services: Services, sink: channel::Sink<Ticket>, serving: Serving) -> Joined {
+    /// Listens for `todo-server upgrade`. A process that cannot serves all the same.
+    fn hear_commands(&self, told: mpsc::Sender<command::Ask>) {
+        let path = self.settings.command_socket();
+        if let Err(error) = command::listen(&path, told) {
+            tracing::warn!(path = %path.display(), %error, "no commands are heard; SIGUSR2 still starts a successor");
+        }
+    }
+
+    fn join(
+        &self,
+        services: Services,
+        sink: impl Fn() -> channel::Sink<Ticket> + Send + 'static,
+        serving: Serving,
+    ) -> Joined {
         let producer = new_producer();
         let window = self.window;
         let refresh = Duration::from_millis(self.settings.refresh_ms);
         match services {
             Services::File { store, readers } => {
-                let (appender, log) = channel::log(producer, QueueBounds::default(), sink);
+                let (appender, log) = channel::log(producer, QueueBounds::default(), sink());
                 let (feed, published) = channel::feed();
                 let (status, status_seen) = watch::channel(Status::default());
-                let writes = Writes::Embedded(appender);
+                let log_of_shards = Log::new(appender);
+                let writes = Writes::Embedded(log_of_shards.clone());
                 let backend = Backend::Embedded { writes: writes.clone(), status: status_seen };
                 let follower = Follower::new(serving, refresh, window);
-                let embedded = Embedded { store, readers, log, feed, published, follower, status };
+                let path = self.settings.data_file.clone();
+                let again = Again { path, writes: log_of_shards, outcomes: Box::new(sink), status };
+                let embedded = Embedded { store, readers, log, feed, published, follower, again };
                 Joined { writes, backend, work: Work::Embedded(Box::new(embedded)), clocks: CLOCKS }
             }
             Services::Cluster { database, kafka, redis, configured } => {
-                let (appender, appending) = append::start(&kafka, configured.partitions, producer, sink);
+                let (appender, appending) = append::start(&kafka, configured.partitions, producer, sink());
                 let gate = Gate::closed();
                 let writes = Writes::Cluster { appender, gate: Arc::clone(&gate) };
                 let (refused, refused_seen) = watch::channel(None);
@@ -388,6 +531,25 @@ fn load(reader: &mut SqliteReader, window: Window) -> Result<Snapshot, StoreErro
     let floor = if loaded.older { items.oldest().unwrap_or(ItemId::MAX) } else { ItemId::ZERO };
     let builder = builder.expect("put in above");
     Ok(builder.finish(loaded.stand.positions.into(), floor))
+}
+
+/// What is in the file beyond `loaded`; all of it anew when that is too much.
+fn catch_up(loaded: &Snapshot, reader: &mut SqliteReader, window: Window) -> Result<Snapshot, StoreError> {
+    let version = loaded.version() + 1;
+    let [position] = *loaded.positions() else { return load(reader, window) };
+    let Some(changed) = reader.changes_above(position)? else { return load(reader, window) };
+    let changes: Vec<_> =
+        changed.changes.iter().map(|(id, json)| ItemChange { id: *id, json: json.as_deref() }).collect();
+    let newer = loaded.refresh(&changes, changed.stand.positions.into(), version);
+    Ok(newer.trim(window.items_max, window.bytes_max))
+}
+
+/// The program that runs, by the name that a newer one of it will have.
+fn program() -> PathBuf {
+    // Unknown only without procfs; a command then needs to name it.
+    let path = std::env::current_exe().unwrap_or_default();
+    // proc(5): what was replaced on disk since.
+    path.to_str().and_then(|path| path.strip_suffix(" (deleted)")).map_or(path.clone(), PathBuf::from)
 }
 
 /// The block that start-up prints.

@@ -67,6 +67,14 @@ pub enum Command {
     },
     /// Print every todo on standard output, one JSON object a line, as of one moment; a server may be running
     Export,
+    /// Have the running server replaced by a new process, without a lost request or connection
+    Upgrade {
+        /// The program to start [default: the one that runs, as it is on disk now]
+        #[arg(long, value_name = "FILE")]
+        binary: Option<PathBuf>,
+    },
+    /// Read settings, data file, limits and services; print what is in force, and every problem
+    Check,
     /// Print a token for writes, and nothing else, on standard output
     Token {
         /// Who it is for: the token's `sub`, 1 to 256 bytes
@@ -130,6 +138,10 @@ pub struct Settings {
     /// The SQLite file that holds the todos
     #[arg(long, env, global = true, default_value = DATA_FILE_DEFAULT, value_name = "FILE")]
     pub data_file: PathBuf,
+
+    /// Directory of the socket that `upgrade` speaks to [default: beside the data file; in a cluster the temporary directory]
+    #[arg(long, env, global = true, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
 
     /// Key of the HS256 tokens that writes need, at least 32 bytes [default: random, kept beside the data file]
     #[arg(long, env, global = true, hide_env_values = true, value_name = "SECRET")]
@@ -256,11 +268,14 @@ impl Settings {
     /// As [`Settings::secret`] and [`Settings::shared_secret`]; a weak previous key that is not allowed.
     pub fn keys(&self, is_cluster: bool) -> Result<Keys, SettingsError> {
         let secret = if is_cluster { self.shared_secret()? } else { self.secret()? };
+        Ok(Keys::rotating(NamedSecret { secret, id: self.jwt_key_id.clone() }, self.previous()?))
+    }
+
+    fn previous(&self) -> Result<Option<NamedSecret>, SettingsError> {
         let file = self.jwt_secret_previous_file.as_deref();
-        let previous = secret_of("JWT_SECRET_PREVIOUS", self.jwt_secret_previous.as_ref(), file)?;
-        let previous = previous.map(|secret| self.strong(secret)).transpose()?;
-        let previous = previous.map(|secret| NamedSecret { secret, id: self.jwt_key_id_previous.clone() });
-        Ok(Keys::rotating(NamedSecret { secret, id: self.jwt_key_id.clone() }, previous))
+        let secret = secret_of("JWT_SECRET_PREVIOUS", self.jwt_secret_previous.as_ref(), file)?;
+        let secret = secret.map(|secret| self.strong(secret)).transpose()?;
+        Ok(secret.map(|secret| NamedSecret { secret, id: self.jwt_key_id_previous.clone() }))
     }
 
     /// The key of tokens: the one that is set, else the one kept beside the data file, made at random when there is none.
@@ -280,6 +295,41 @@ impl Settings {
     /// There is none, or a weak one that is not allowed; its file cannot be read.
     pub fn shared_secret(&self) -> Result<Vec<u8>, SettingsError> {
         self.strong(self.set_secret()?.ok_or(SettingsError::NoSecret)?)
+    }
+
+    /// Looks at the key of tokens without making one; where it comes from.
+    ///
+    /// # Errors
+    /// As [`secret`](Settings::secret) and [`shared_secret`](Settings::shared_secret).
+    pub fn check_secret(&self, is_shared: bool) -> Result<String, SettingsError> {
+        let previous = self.previous()?.map_or("", |_| ", and the one before");
+        if let Some(secret) = self.set_secret()? {
+            return self.strong(secret).map(|secret| format!("{} bytes, as set{previous}", secret.len()));
+        }
+        if is_shared {
+            return Err(SettingsError::NoSecret);
+        }
+        let path = secret_file(&self.data_file);
+        match std::fs::read(&path) {
+            Ok(secret) => self
+                .strong(secret.trim_ascii().to_vec())
+                .map(|secret| format!("{} bytes of {}", secret.len(), path.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Ok(format!("{} will be made", path.display()))
+            }
+            Err(source) => Err(SettingsError::SecretFile { path: path.display().to_string(), source }),
+        }
+    }
+
+    /// Where a running server hears commands: beside its data file, or by its port in `RUN_DIR`; in a cluster, where there
+    /// is no file, in the temporary directory.
+    pub fn command_socket(&self) -> PathBuf {
+        let by_port = || PathBuf::from(format!("todo-server-{}.sock", self.http_port));
+        match &self.run_dir {
+            Some(directory) => directory.join(by_port()),
+            None if self.connections.is_cluster() => std::env::temp_dir().join(by_port()),
+            None => beside(&self.data_file, ".sock"),
+        }
     }
 
     fn set_secret(&self) -> Result<Option<Vec<u8>>, SettingsError> {
@@ -305,8 +355,12 @@ fn secret_of(
 
 /// Where the random key of a data file is kept.
 pub fn secret_file(data_file: &Path) -> PathBuf {
+    beside(data_file, ".secret")
+}
+
+fn beside(data_file: &Path, ending: &str) -> PathBuf {
     let mut name = data_file.as_os_str().to_owned();
-    name.push(".secret");
+    name.push(ending);
     PathBuf::from(name)
 }
 

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddr
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::limits::{DESCRIPTORS_RESERVED, FILES_MAX, LISTEN_BACKLOG, NOTSENT_LOWAT_BYTES, PORT_RETRY_MS};
 use crate::settings::{Accept, Settings};
@@ -41,6 +41,11 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// A socket that was opened elsewhere.
+    #[error(
+        "a listening socket that this process was given cannot be used ({0}): it must be a TCP socket that listens"
+    )]
+    Passed(io::Error),
     /// Too few descriptors to serve anybody.
     #[error(
         "the descriptor limit of {limit} leaves nothing for connections: raise it with `ulimit -n` to 1024 or more"
@@ -153,6 +158,75 @@ pub fn listen(settings: &Settings, accept: Accept, shards_count: usize) -> Resul
     Ok(Listeners { addresses: bound, sets })
 }
 
+/// Whether the port could be opened; the addresses.
+///
+/// # Errors
+/// As [`listen`].
+pub fn check_port(settings: &Settings) -> Result<String, StartError> {
+    let addresses = resolve(&settings.http_host, settings.http_port)?;
+    for (at, address) in addresses.iter().enumerate() {
+        match probe(*address) {
+            Ok(()) => {}
+            Err(error) if settings.http_host == "localhost" && at > 0 && is_no_such_address(&error) => {}
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                let owner = port_owner(address.port()).map_or(String::new(), |owner| format!(" ({owner})"));
+                return Err(StartError::PortTaken { port: address.port(), owner });
+            }
+            Err(source) => return Err(StartError::Listen { address: *address, source }),
+        }
+    }
+    Ok(addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(" "))
+}
+
+/// The listening sockets that systemd has opened for this process (`sd_listen_fds(3)`); none where it has not.
+///
+/// # Errors
+/// One of them is no TCP socket that listens.
+pub fn passed_by_systemd() -> Result<Vec<TcpListener>, StartError> {
+    let mut passed = listenfd::ListenFd::from_env();
+    let listeners = (0..passed.len()).filter_map(|at| passed.take_tcp_listener(at).transpose());
+    listeners.collect::<io::Result<_>>().map_err(StartError::Passed)
+}
+
+/// Accepts on sockets that were opened elsewhere, all of them, whatever `wanted` and the count of shards are: with a
+/// listener a shard where they divide so, else with one acceptor.
+///
+/// # Errors
+/// A socket cannot be used.
+pub fn given(
+    sockets: Vec<TcpListener>,
+    settings: &Settings,
+    wanted: Accept,
+    shards_count: usize,
+) -> Result<(Accept, Listeners), StartError> {
+    let mut by_address: Vec<(SocketAddr, Vec<TcpListener>)> = Vec::new();
+    for socket in sockets {
+        let address = prepare(&socket, settings).map_err(StartError::Passed)?;
+        match by_address.iter_mut().find(|(known, _)| *known == address) {
+            Some((_, sockets)) => sockets.push(socket),
+            None => by_address.push((address, vec![socket])),
+        }
+    }
+    let addresses = by_address.iter().map(|(address, _)| *address).collect();
+    let is_one_each = by_address.iter().all(|(_, sockets)| sockets.len() == shards_count);
+    if wanted == Accept::Handoff || !is_one_each {
+        let all = by_address.into_iter().flat_map(|(_, sockets)| sockets).collect();
+        return Ok((Accept::Handoff, Listeners { addresses, sets: vec![all] }));
+    }
+    let mut sets: Vec<Vec<TcpListener>> = (0..shards_count).map(|_| Vec::new()).collect();
+    for (_, sockets) in by_address {
+        sets.iter_mut().zip(sockets).for_each(|(set, socket)| set.push(socket));
+    }
+    Ok((Accept::Reuseport, Listeners { addresses, sets }))
+}
+
+/// Gives a socket that was opened elsewhere what ours have; its address.
+fn prepare(socket: &TcpListener, settings: &Settings) -> io::Result<SocketAddr> {
+    let reference = SockRef::from(socket);
+    inherit(&reference, settings)?;
+    socket.local_addr()
+}
+
 fn is_no_such_address(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
@@ -220,17 +294,21 @@ fn open(address: SocketAddr, settings: &Settings, accept: Accept) -> io::Result<
     if accept == Accept::Reuseport {
         socket.set_reuse_port(true)?;
     }
-    // Set here, these are inherited by every accepted socket: no system call per connection.
+    inherit(&socket, settings)?;
+    socket.bind(&address.into())?;
+    socket.listen(LISTEN_BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Set here, these are inherited by every accepted socket: no system call per connection.
+fn inherit(socket: &Socket, settings: &Settings) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)?;
     if let Some(bytes) = settings.socket_buffer_bytes {
         socket.set_send_buffer_size(bytes as usize)?;
         socket.set_recv_buffer_size(bytes as usize)?;
     }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(LISTEN_BACKLOG)?;
-    Ok(socket.into())
+    socket.set_nonblocking(true)
 }
 
 /// Who listens on `port`, where procfs tells: "pid 123, name".

@@ -175,6 +175,8 @@ fn site() -> Site {
             progress_timeout_ms: 30_000,
         }),
         draining: false,
+        moving: false,
+        holds_writes: false,
         counters: Arc::new(ShardCounters::default()),
         input_bytes: 0,
     }

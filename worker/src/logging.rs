@@ -15,14 +15,26 @@ pub struct FilterError {
 /// Libraries that tell of each connection. A filter that names them hears them.
 const QUIET: &str = "rskafka=warn,fred=warn,deadpool=error";
 
+/// Looks whether `filter` makes sense.
+///
+/// # Errors
+/// It does not.
+pub fn check(filter: &str) -> Result<(), FilterError> {
+    parse(filter).map(drop)
+}
+
 /// Logs what `filter` lets through, in color on a terminal.
 ///
 /// # Errors
 /// The filter makes no sense.
 pub fn start(filter: &str) -> Result<(), FilterError> {
-    let parsed = EnvFilter::try_new(format!("{QUIET},{filter}"));
-    let parsed = parsed.map_err(|error| FilterError { filter: filter.to_owned(), why: error.to_string() })?;
+    let parsed = parse(filter)?;
     let terminal = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr).with_ansi(terminal).init();
     Ok(())
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, FilterError> {
+    let parsed = EnvFilter::try_new(format!("{QUIET},{filter}"));
+    parsed.map_err(|error| FilterError { filter: filter.to_owned(), why: error.to_string() })
 }

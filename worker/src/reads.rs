@@ -68,6 +68,15 @@ pub struct Loaded {
     pub older: bool,
 }
 
+/// What has changed in a store of one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// Where the store stands.
+    pub stand: Stand,
+    /// Todos, each with its JSON, or without when it was deleted.
+    pub changes: Vec<(ItemId, Option<Json>)>,
+}
+
 /// What a look sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look {

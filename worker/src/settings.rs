@@ -216,6 +216,11 @@ pub enum SettingsError {
 const REDIS_URL_DEFAULT: &str = "redis://localhost:6379/0";
 
 impl Connections {
+    /// Whether any broker is named.
+    pub fn is_cluster(&self) -> bool {
+        !brokers(self.kafka_brokers.as_deref().unwrap_or_default()).is_empty()
+    }
+
     /// The cluster that is set; `None` when nothing of it is, which means one process over a file.
     ///
     /// # Errors

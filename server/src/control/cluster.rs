@@ -51,6 +51,7 @@ pub struct Cluster {
 pub struct Following {
     following: JoinHandle<Result<Infallible, OpenError>>,
     appending: Appending<Ticket>,
+    shown: watch::Sender<Shown>,
 }
 
 impl Cluster {
@@ -71,7 +72,7 @@ impl Cluster {
             view: view.clone(),
         };
         let following = tokio::spawn(follow(database, view, start, serving));
-        Following { following, appending }
+        Following { following, appending, shown }
     }
 }
 
@@ -82,6 +83,11 @@ impl Following {
             Err(error) => error,
             Ok(never) => match never {},
         }
+    }
+
+    /// What reads of the store have shown to clients.
+    pub fn shown(&self) -> watch::Receiver<Shown> {
+        self.shown.subscribe()
     }
 
     /// Appends what was taken, or gives it up in time: every command is answered.

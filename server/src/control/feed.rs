@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::control::serving::Serving;
-use crate::snapshot::ItemChange;
+use crate::snapshot::{ItemChange, Snapshot};
 
 /// Makes snapshots of changes and gives them to the shards.
 pub struct Follower {
@@ -33,8 +33,13 @@ impl Follower {
         Follower { serving, refresh, window }
     }
 
-    /// Follows until the feed ends.
-    pub async fn run(mut self, mut feed: mpsc::Receiver<Published>) {
+    /// What is served.
+    pub fn current(&self) -> &Snapshot {
+        self.serving.current()
+    }
+
+    /// Follows until the feed ends; then another feed may be followed from there.
+    pub async fn run(mut self, mut feed: mpsc::Receiver<Published>) -> Follower {
         let mut last: Option<Instant> = None;
         while let Some(first) = feed.recv().await {
             if let Some(last) = last {
@@ -54,6 +59,7 @@ impl Follower {
                 let _ = published.done.send(());
             }
         }
+        self
     }
 
     fn publish(&mut self, batch: &[Published]) {

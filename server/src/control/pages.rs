@@ -194,8 +194,9 @@ impl fmt::Debug for Counted {
 
 type PerShard = (&'static str, &'static str, fn(&ShardCounters) -> &Count);
 
-const SHARD_COUNTERS: [PerShard; 11] = [
+const SHARD_COUNTERS: [PerShard; 12] = [
     ("accepted", "Connections taken", |shard| &shard.accepted),
+    ("adopted", "Connections taken over from the process before", |shard| &shard.adopted),
     ("cut", "Connections ended by a deadline or a bound", |shard| &shard.cut),
     ("accept_exhausted", "Times that accepting waited for descriptors or memory", |shard| &shard.accept_exhausted),
     ("reads", "Reads from sockets that brought bytes", |shard| &shard.reads),

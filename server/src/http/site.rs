@@ -68,6 +68,10 @@ pub struct Site {
     pub rules: Arc<Rules>,
     /// The process is going: every answer says that its connection closes.
     pub draining: bool,
+    /// Another process goes on with the connections: one between requests waits to be passed on, even while draining.
+    pub moving: bool,
+    /// Writes are not looked at: another process will, or this one when that has failed.
+    pub holds_writes: bool,
     /// What metrics are made of; this shard is the only writer.
     pub counters: Arc<ShardCounters>,
     /// Bytes of input held for all connections of the shard.

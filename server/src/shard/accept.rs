@@ -1,11 +1,12 @@
 //! Connections come in: by this shard's own listener, or from the acceptor that hands each to the emptiest shard.
 
 use std::future::poll_fn;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::bridge::Moved;
 use crate::limits::{ACCEPTS_PER_ROUND, EXHAUSTED_WAIT_MS, ROOM_CANDIDATES};
 use crate::shard::connection::serve;
 use crate::shard::deadlines::PeerKey;
@@ -18,7 +19,12 @@ pub async fn run(shard: Rc<Shard>, listener: Listener) {
     loop {
         // A listener's poll fails only for what is worth waiting out (memory), and for nothing that accept would not
         // report too.
-        io::first(listener.ready(), shard.begins_draining()).await;
+        io::first(listener.ready(), shard.begins_to_go()).await;
+        if shard.moving.get() {
+            // What is queued is for the process that has this listener too; closing it here takes nothing from there.
+            drop(listener);
+            return shard.has_ended();
+        }
         if !take_queued(&shard, &listener) {
             // Out of descriptors: the queue stays readable, so without this wait the shard would spin.
             io::sleep(Duration::from_millis(EXHAUSTED_WAIT_MS)).await;
@@ -60,11 +66,26 @@ pub fn adopt(shard: &Rc<Shard>, socket: OwnedFd) {
     io::spawn(serve(Rc::clone(shard), socket));
 }
 
+/// Takes a connection from the process before this one, with what that has read of it and not looked at. It counts like any
+/// other.
+pub fn adopt_moved(shard: &Rc<Shard>, moved: Moved) {
+    shard.counters.adopted.add(1);
+    if shard.counters.connections.get() >= shard.connections_max as u64 && !shard.make_room() {
+        shard.counters.cut.add(1);
+        return;
+    }
+    shard.take_on();
+    if !moved.input.is_empty() {
+        shard.moved_input.borrow_mut().insert(moved.socket.as_raw_fd(), moved.input);
+    }
+    io::spawn(serve(Rc::clone(shard), moved.socket));
+}
+
 impl Shard {
-    /// Returns when the process begins to go.
-    async fn begins_draining(&self) {
+    /// Returns when the process begins to go, or another one to take its place.
+    async fn begins_to_go(&self) {
         poll_fn(|context| {
-            if self.draining.get() {
+            if self.draining.get() || self.moving.get() {
                 return Poll::Ready(());
             }
             let mut accepting = self.accepting.borrow_mut();

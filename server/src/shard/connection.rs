@@ -8,6 +8,9 @@
 //!     linger, close
 //! ```
 //!
+//! Another process may go on with the connection: between two requests its socket goes there, with what was read and not
+//! looked at, and this task ends without a word to the client.
+//!
 //! Two ways to write: by an operation, and, what is large and ready-made, by `sendfile(2)` (see [`crate::shard::file`]).
 //!
 //! Two ways to read, chosen by how a client behaves (measured in LIMITS: 1.06 against 1.18 of the floor at 64
@@ -18,37 +21,51 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
+use crate::bridge::Moved;
 use crate::http::connection::{Linger, Next};
 use crate::http::output::{Buffer, Held, Transfer};
 use crate::limits::{
-    BUSY_AFTER_BATCHES, BUSY_READ_BUFFER_BYTES, FILE_WRITE_BYTES_MIN, FILE_WRITE_BYTES_MIN_DIRECT, GATHERED_PIECES_MAX,
-    OUTPUT_BYTES_PER_TURN,
+    BUSY_AFTER_BATCHES, BUSY_READ_BUFFER_BYTES, EXHAUSTED_WAIT_MS, FILE_WRITE_BYTES_MIN, FILE_WRITE_BYTES_MIN_DIRECT,
+    GATHERED_PIECES_MAX, OUTPUT_BYTES_PER_TURN,
 };
 use crate::shard::file;
-use crate::shard::io::{Canceller, Stream, is_canceled};
+use crate::shard::io::{self as runtime, Canceller, Stream, is_canceled};
 use crate::shard::{Peer, Shard};
 use crate::snapshot::Walk;
 use crate::sys::{Direction, Gathered};
 
-/// Serves one accepted socket to its end.
+/// Serves one socket to its end, or until another process goes on with it.
 pub async fn serve(shard: Rc<Shard>, socket: OwnedFd) {
     // The driver may refuse the registration when memory is short; the client sees a close, and the next is tried.
+    let number = socket.as_raw_fd();
     let Ok(mut stream) = Stream::new(socket) else {
+        shard.moved_input.borrow_mut().remove(&number);
         shard.counters.accept_exhausted.add(1);
         shard.let_go();
         return;
     };
     let peer = shard.register(stream.raw());
+    poll_fn(|context| {
+        peer.waker.set(Some(context.waker().clone()));
+        Poll::Ready(())
+    })
+    .await;
+    give_moved_input(&shard, &peer);
     if shard.draining.get() {
         // It was queued when the process began to go: what has come with it is answered, and no more is waited for.
         peer.shutdown(Direction::Read);
     }
     let mut small_batches = 0;
     loop {
+        if is_to_move(&shard, &peer) && Box::pin(move_on(&shard, &peer, &stream)).await {
+            break;
+        }
         shard.arm(&peer);
         let next = peer.machine.borrow().next();
         let goes_on = match next {
@@ -90,6 +107,9 @@ async fn serve_busy(shard: &Rc<Shard>, peer: &Rc<Peer>, stream: &mut Stream, mut
     let handle = canceller.handle();
     *peer.canceller.borrow_mut() = Some(canceller);
     let goes_on = loop {
+        if is_to_move(shard, peer) {
+            break true;
+        }
         shard.arm(peer);
         let next = peer.machine.borrow().next();
         match next {
@@ -122,9 +142,56 @@ async fn serve_busy(shard: &Rc<Shard>, peer: &Rc<Peer>, stream: &mut Stream, mut
     goes_on
 }
 
+/// Gives the machine what another process has read of its connection. Kept with the shard until here: as an argument it
+/// would make every idle connection's task larger.
+fn give_moved_input(shard: &Shard, peer: &Peer) {
+    let input = shard.moved_input.borrow_mut().remove(&peer.socket.get());
+    if let Some(input) = input {
+        received(shard, peer, &input);
+    }
+}
+
+/// Whether another process goes on with the connection, now.
+fn is_to_move(shard: &Shard, peer: &Peer) -> bool {
+    shard.moving.get() && peer.machine.borrow().can_move()
+}
+
+/// Passes the connection on; false when nobody takes it any more. Its socket is closed here like any other's, but that is
+/// no end to the client while another process has it.
+async fn move_on(shard: &Shard, peer: &Peer, stream: &Stream) -> bool {
+    let socket = loop {
+        match stream.duplicate() {
+            Ok(socket) => break socket,
+            // Out of descriptors: those on their way give theirs back.
+            Err(_) => runtime::sleep(Duration::from_millis(EXHAUSTED_WAIT_MS)).await,
+        }
+    };
+    let input = shard.decide(|site| peer.machine.borrow_mut().take_input(site));
+    let refused = match &*shard.moves.borrow() {
+        Some(moves) => moves.send(Moved { socket, input }),
+        None => unreachable!("it is there from when moving begins"),
+    };
+    let Err(Moved { input, .. }) = refused else { return true };
+    shard.moving.set(false);
+    shard.decide(|site| site.moving = false);
+    if !input.is_empty() {
+        received(shard, peer, &input);
+    }
+    false
+}
+
 /// Waits for bytes, then reads into the shard's buffer; how many came, or `None` when the connection is broken.
 async fn read_when_ready(shard: &Shard, peer: &Peer, stream: &mut Stream) -> Option<usize> {
-    stream.readable().await.ok()?;
+    {
+        let mut readable = pin!(stream.readable());
+        // The wait may be dropped: it has taken nothing.
+        poll_fn(|context| match is_to_move(shard, peer) {
+            true => Poll::Ready(Ok(())),
+            false => readable.as_mut().poll(context),
+        })
+        .await
+        .ok()?;
+    }
     let mut buffer = shard.read_buffer.borrow_mut();
     // Readiness without bytes is possible, and means to wait again.
     let Some(count) = stream.receive(&mut buffer).ok()? else { return Some(0) };
@@ -249,12 +316,10 @@ async fn wait(shard: &Rc<Shard>, peer: &Rc<Peer>) {
     if let Some(deferred) = deferred {
         shard.hand_over(peer, deferred);
     }
-    poll_fn(|context| {
-        if peer.machine.borrow().next() != Next::Wait {
-            return Poll::Ready(());
-        }
-        peer.waker.set(Some(context.waker().clone()));
-        Poll::Pending
+    // The task is woken by whoever changes the machine.
+    poll_fn(|_| match peer.machine.borrow().next() != Next::Wait || is_to_move(shard, peer) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
     })
     .await;
 }

@@ -355,6 +355,14 @@ impl Stream {
         Ok(())
     }
 
+    /// Another descriptor of the socket, which outlives this one.
+    ///
+    /// # Errors
+    /// As `fcntl(2)`: EMFILE.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        Ok(rustix::io::fcntl_dupfd_cloexec(crate::sys::borrow_fd(&self.inner), 0)?)
+    }
+
     /// The socket's number, for [`crate::sys::shutdown`] by the sweep. Not to be kept beyond the stream's life.
     pub fn raw(&self) -> i32 {
         self.inner.as_raw_fd()

@@ -17,6 +17,7 @@ pub mod io;
 mod sweep;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use std::task::Waker;
 use slab::Slab;
 use todo_proto::id::IdSource;
 
-use crate::bridge::{FromControl, Ticket, ToControl};
+use crate::bridge::{FromControl, Moves, Settled, Ticket, ToControl};
 use crate::counters::ShardCounters;
 use crate::http::bearer::Keys;
 use crate::http::connection::{Connection, DeferredAnswer, WriteOutcome};
@@ -34,7 +35,7 @@ use crate::http::known::KnownHeads;
 use crate::http::output::{Held, Pool};
 use crate::http::reject::Reject;
 use crate::http::site::{Now, Rules, Site};
-use crate::limits::{BUSY_READ_BUFFER_BYTES, BUSY_READ_BUFFERS_FREE_MAX, READ_BUFFER_BYTES};
+use crate::limits::{BUSY_READ_BUFFER_BYTES, BUSY_READ_BUFFERS_FREE_MAX, HANDOVER_SETTLE_MS, READ_BUFFER_BYTES};
 use crate::repeated::Repeated;
 use crate::shard::deadlines::{Deadlines, PeerKey};
 use crate::shard::io::{Canceller, Driver, Listener, Runtime};
@@ -47,8 +48,6 @@ pub struct ShardStart {
     pub index: u16,
     /// How it waits for the kernel.
     pub driver: Driver,
-    /// Its listening sockets, one per address; empty when an acceptor hands it its connections.
-    pub listeners: Vec<TcpListener>,
     /// Connections that it may have at once; one more makes the longest idle one go.
     pub connections_max: usize,
     /// Files of ready-made responses that it may have open.
@@ -104,6 +103,16 @@ pub struct Shard {
     clocks: Clocks,
     index: u16,
     draining: Cell<bool>,
+    /// Connections are passed on to another process.
+    moving: Cell<bool>,
+    /// Where to.
+    moves: RefCell<Option<Moves>>,
+    /// What the process before this one has read of connections whose tasks have not begun, by the socket's number.
+    moved_input: RefCell<BTreeMap<i32, Box<[u8]>>>,
+    /// To be dropped when no write is left that has begun, or at this tick.
+    settling: RefCell<Option<(Settled, u64)>>,
+    /// It has been said that no more connections come.
+    released: Cell<bool>,
     /// Snapshots that are no longer current but were still being sent when they were replaced.
     superseded: RefCell<Vec<Weak<Held>>>,
     accept_errors: RefCell<Repeated>,
@@ -125,7 +134,7 @@ pub struct Peer {
     machine: RefCell<Connection>,
     /// The socket's number while its task lives, for the sweep's `shutdown(2)`.
     socket: Cell<i32>,
-    /// Who waits for outcomes.
+    /// Its task's, from beginning to end.
     waker: Cell<Option<Waker>>,
     /// Ends the read that is pending into a buffer of its own.
     canceller: RefCell<Option<Canceller>>,
@@ -147,7 +156,6 @@ pub fn run(start: ShardStart) -> std::io::Result<()> {
 }
 
 async fn serve(start: ShardStart) -> std::io::Result<()> {
-    let listeners = start.listeners.into_iter().map(Listener::new).collect::<std::io::Result<Vec<_>>>()?;
     let now = start.clocks.now();
     let site = Site {
         known: KnownHeads::default(),
@@ -162,6 +170,8 @@ async fn serve(start: ShardStart) -> std::io::Result<()> {
         wall_clock: start.clocks.write_ms,
         rules: start.rules,
         draining: false,
+        moving: false,
+        holds_writes: false,
         counters: Arc::clone(&start.counters),
         input_bytes: 0,
     };
@@ -178,32 +188,48 @@ async fn serve(start: ShardStart) -> std::io::Result<()> {
         clocks: start.clocks,
         index: start.index,
         draining: Cell::new(false),
+        moving: Cell::new(false),
+        moves: RefCell::default(),
+        moved_input: RefCell::default(),
+        settling: RefCell::default(),
+        released: Cell::new(false),
         superseded: RefCell::default(),
         accept_errors: RefCell::default(),
         accepting: RefCell::default(),
         room: RefCell::default(),
     });
-    for listener in listeners {
-        shard.counters.unfinished.add(1);
-        io::spawn(accept::run(Rc::clone(&shard), listener));
-    }
     io::spawn(sweep::run(Rc::clone(&shard)));
-    follow(&shard, start.from_control).await;
+    follow(&shard, start.from_control).await
+}
+
+fn accept_on(shard: &Rc<Shard>, listeners: Vec<TcpListener>) -> std::io::Result<()> {
+    for listener in listeners {
+        let listener = Listener::new(listener)?;
+        shard.counters.unfinished.add(1);
+        io::spawn(accept::run(Rc::clone(shard), listener));
+    }
     Ok(())
 }
 
 /// Takes what comes from the control plane until it has said that the process is going and every connection has ended.
-async fn follow(shard: &Rc<Shard>, mut from_control: FromControl) {
+async fn follow(shard: &Rc<Shard>, mut from_control: FromControl) -> std::io::Result<()> {
     use crate::bridge::Message;
     while let Some(message) = from_control.receive().await {
         match message {
             Message::Outcomes(outcomes) => shard.deliver_outcomes(outcomes),
             Message::Answer(ticket, answer) => shard.deliver_answer(ticket, answer),
             Message::Connection(socket) => accept::adopt(shard, socket),
+            Message::Moved(moved) => accept::adopt_moved(shard, moved),
+            Message::Listen(listeners) => accept_on(shard, listeners)?,
+            Message::HoldWrites(settled) => shard.hold_writes(settled),
+            Message::ResumeWrites => shard.resume_writes(),
+            Message::MoveOn(moves) => shard.move_on(moves),
+            Message::NoMoreCome => shard.release(),
             Message::Drain => shard.drain(),
             Message::End => break,
         }
     }
+    Ok(())
 }
 
 impl Shard {
@@ -253,6 +279,8 @@ impl Shard {
     fn unregister(&self, peer: &Rc<Peer>) {
         self.peers.borrow_mut().remove(peer.key.index as usize);
         peer.socket.set(-1);
+        // It holds the task that holds the peer.
+        peer.waker.take();
         peer.machine.borrow_mut().release(&mut self.site.borrow_mut());
         self.let_go();
     }
@@ -297,10 +325,8 @@ impl Shard {
     /// Gives a message to its connection, if that is still there, and wakes it when it can go on.
     fn deliver(&self, key: PeerKey, give: impl FnOnce(&mut Connection, &mut Site) -> bool) {
         let Some(peer) = self.peer(key) else { return };
-        if self.decide(|site| give(&mut peer.machine.borrow_mut(), site))
-            && let Some(waker) = peer.waker.take()
-        {
-            waker.wake();
+        if self.decide(|site| give(&mut peer.machine.borrow_mut(), site)) {
+            peer.wake();
         }
     }
 
@@ -308,15 +334,67 @@ impl Shard {
     /// its input has ended, behind what may be queued in its socket: that is still answered.
     fn drain(&self) {
         self.draining.set(true);
+        self.resume_writes();
         self.decide(|site| site.draining = true);
         self.accepting.borrow_mut().drain(..).for_each(Waker::wake);
+        self.release();
+        if self.moving.get() {
+            // One between requests is on its way to another process.
+            return;
+        }
         for (_, peer) in self.peers.borrow().iter() {
             // Owed an answer or not: one whose last answer is on its way would otherwise be waited for.
             if peer.machine.borrow().is_between_requests() {
                 peer.shutdown(Direction::Read);
             }
         }
-        self.has_ended();
+    }
+
+    /// No more connections come than are here or queued on its listeners.
+    fn release(&self) {
+        if !self.released.replace(true) {
+            self.has_ended();
+        }
+    }
+
+    fn hold_writes(&self, settled: Settled) {
+        self.decide(|site| site.holds_writes = true);
+        let until_ms = self.site.borrow().now.tick_ms + HANDOVER_SETTLE_MS;
+        *self.settling.borrow_mut() = Some((settled, until_ms));
+        self.settle();
+    }
+
+    /// Says that no write is left that has begun, once that is so or has taken too long.
+    fn settle(&self) {
+        let mut settling = self.settling.borrow_mut();
+        let Some((_, until_ms)) = &*settling else { return };
+        let is_writing = || self.peers.borrow().iter().any(|(_, peer)| peer.machine.borrow().is_writing());
+        if *until_ms <= self.site.borrow().now.tick_ms || !is_writing() {
+            *settling = None;
+        }
+    }
+
+    fn resume_writes(&self) {
+        self.settling.borrow_mut().take();
+        self.decide(|site| site.holds_writes = false);
+        for (_, peer) in self.peers.borrow().iter() {
+            peer.machine.borrow_mut().resume_writes();
+            peer.wake();
+        }
+    }
+
+    /// Another process goes on: listeners are let go of, and every connection is woken to look whether it can be passed on.
+    fn move_on(&self, moves: Moves) {
+        *self.moves.borrow_mut() = Some(moves);
+        self.moving.set(true);
+        self.decide(|site| site.moving = true);
+        self.accepting.borrow_mut().drain(..).for_each(Waker::wake);
+        for (_, peer) in self.peers.borrow().iter() {
+            peer.wake();
+        }
+        for peer in &self.busy.borrow().peers {
+            peer.cancel_read();
+        }
     }
 
     /// A buffer for a connection that is about to be busy, while there are some.
@@ -372,6 +450,20 @@ impl Shard {
 }
 
 impl Peer {
+    /// Has its task look at its machine.
+    fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake_by_ref();
+            self.waker.set(Some(waker));
+        }
+    }
+
+    /// Ends a pending read into a buffer of its own, if it has one; no byte is lost.
+    fn cancel_read(&self) {
+        let canceller = self.canceller.borrow_mut().take();
+        *self.canceller.borrow_mut() = canceller.map(Canceller::cancel);
+    }
+
     /// Ends a pending read, so that the task looks at its machine again.
     fn interrupt_read(&self) {
         let canceller = self.canceller.borrow_mut().take();

@@ -19,6 +19,7 @@ pub async fn run(shard: Rc<Shard>) {
         shard.keep_deadlines();
         shard.take_busy_buffers_back();
         shard.keep_bounds();
+        shard.settle();
     }
 }
 
@@ -56,9 +57,7 @@ impl Shard {
         self.decide(|site| peer.machine.borrow_mut().abandon(site));
         peer.is_reset.set(true);
         peer.shutdown(Direction::Both);
-        if let Some(waker) = peer.waker.take() {
-            waker.wake();
-        }
+        peer.wake();
     }
 
     /// A busy connection that has gone quiet gives its buffer back and waits like everybody else.
@@ -70,8 +69,7 @@ impl Shard {
             busy.peers.iter().filter(is_quiet).cloned().collect()
         };
         for peer in quiet {
-            let canceller = peer.canceller.borrow_mut().take();
-            *peer.canceller.borrow_mut() = canceller.map(io::Canceller::cancel);
+            peer.cancel_read();
         }
     }
 

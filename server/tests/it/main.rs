@@ -23,6 +23,8 @@ mod deadlines;
 mod descriptors;
 mod drain;
 mod files;
+#[cfg(target_os = "linux")]
+mod handover;
 mod harness;
 mod pipelining;
 mod secrets;

@@ -8,10 +8,10 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row as SqlRow, Transact
 use todo_proto::id::ItemId;
 use todo_proto::todo::TodoFields;
 
-use crate::limits::BUSY_TIMEOUT;
-use crate::reads::{Below, Exported, Json, Loaded, Stand};
+use crate::limits::{BUSY_TIMEOUT, REPAIR_ROWS_MAX};
+use crate::reads::{Below, Changed, Exported, Json, Loaded, Stand};
 use crate::sqlite::open::{check, open_error};
-use crate::sqlite::{OpenError, number, store_error};
+use crate::sqlite::{OpenError, integer, number, store_error};
 use crate::traits::StoreError;
 
 /// A connection that reads. One thread uses it at a time; it blocks.
@@ -91,6 +91,28 @@ impl SqliteReader {
                 }
             }
             Ok(count)
+        })
+    }
+
+    /// What has changed above `position`, each todo as it is now; `None` when that is more than
+    /// [`REPAIR_ROWS_MAX`](crate::limits::REPAIR_ROWS_MAX), or tombstones among it were purged.
+    pub fn changes_above(&mut self, position: u64) -> Result<Option<Changed>, StoreError> {
+        self.in_transaction(|transaction| {
+            let purged: u64 = transaction
+                .query_row("SELECT purged FROM partitions WHERE part = 0", [], |row| row.get(0).map(number))?;
+            let sql = format!("SELECT {COLUMNS}, deleted FROM todos WHERE part = 0 AND revision > ?1 LIMIT ?2");
+            let mut statement = transaction.prepare(&sql)?;
+            let mut rows = statement.query((integer(position), REPAIR_ROWS_MAX + 1))?;
+            let mut changes = Vec::new();
+            while let Some(row) = rows.next()? {
+                let mut json = Vec::new();
+                let id = write_json(row, &mut json)?;
+                let is_deleted: bool = row.get(5)?;
+                changes.push((id, (!is_deleted).then(|| json.into_boxed_slice())));
+            }
+            let is_complete = purged <= position && changes.len() <= REPAIR_ROWS_MAX as usize;
+            let stand = stand(transaction)?;
+            Ok(is_complete.then_some(Changed { stand, changes }))
         })
     }
 

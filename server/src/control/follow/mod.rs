@@ -394,6 +394,11 @@ impl Shown {
         }
         self.positions.iter_mut().zip(positions).for_each(|(mine, shown)| *mine = (*mine).max(*shown));
     }
+
+    /// By partition.
+    pub fn positions(&self) -> &[u64] {
+        &self.positions
+    }
 }
 
 /// Another store, or one that has become another.

@@ -172,6 +172,11 @@ impl Group {
         self.members
     }
 
+    /// Whether it is one of writes.
+    pub(super) fn is_of_writes(&self) -> bool {
+        !matches!(self.members.first(), Some(Member { content: MemberContent::Other { .. }, .. }))
+    }
+
     /// Whether all outcomes are in.
     pub(super) fn is_complete(&self) -> bool {
         self.waiting == 0

@@ -53,7 +53,8 @@ pub enum Next {
     Write,
     /// Call [`Connection::resume`]: there is input that has not been looked at.
     Resume,
-    /// Hand [`Connection::take_deferred`] over, if that has not been done, and wait for its outcomes.
+    /// Hand [`Connection::take_deferred`] over, if that has not been done, and wait for its outcomes; or, when a write is
+    /// held, until it is looked at or the connection is passed on.
     Wait,
     /// Say that nothing more comes, then read and drop until [`Connection::discarded`] says that it is enough.
     Linger,
@@ -80,6 +81,8 @@ enum Phase {
     Body,
     /// A group is handed over or about to be; nothing is parsed.
     Deferred,
+    /// A write stands at the front of the input and is not looked at: the process holds its writes for another one.
+    Held,
     /// No further request is looked at; what is owed leaves, then it lingers or closes.
     Closing,
 }
@@ -269,6 +272,35 @@ impl Connection {
         }
     }
 
+    /// Looks at the write that was held, if one was.
+    pub fn resume_writes(&mut self) {
+        if self.phase == Phase::Held {
+            self.phase = Phase::Head;
+        }
+    }
+
+    /// Whether another process can go on with it: it stands before a request, whole, begun or not there yet, and nothing
+    /// is owed.
+    pub fn can_move(&self) -> bool {
+        matches!(self.phase, Phase::Head | Phase::Held) && self.group.is_none() && self.output.is_empty()
+    }
+
+    /// What has come and was not looked at, for the process that goes on with it; as a new connection it is left behind.
+    /// Only when [`can_move`](Connection::can_move) says so. At most a read buffer and a begun head.
+    pub fn take_input(&mut self, site: &mut Site) -> Box<[u8]> {
+        debug_assert!(self.can_move(), "nothing of an answer may be left behind");
+        let input = self.input[self.input_start..].into();
+        self.drop_input(site);
+        (self.phase, self.starved, self.head_begun) = (Phase::Head, true, false);
+        input
+    }
+
+    /// Whether it has a write that this process must finish: its body is coming, or its outcome.
+    pub fn is_writing(&self) -> bool {
+        let has_body = self.body.as_ref().is_some_and(|body| matches!(body.purpose, Purpose::Write { .. }));
+        has_body || self.group.as_ref().is_some_and(|group| group.is_of_writes())
+    }
+
     /// Cuts the connection: nothing more is owed.
     pub fn abandon(&mut self, site: &mut Site) {
         self.output.clear(&site.pool);
@@ -282,7 +314,7 @@ impl Connection {
             return Next::Write;
         }
         match self.phase {
-            Phase::Deferred => Next::Wait,
+            Phase::Deferred | Phase::Held => Next::Wait,
             Phase::Closing if self.input_ended => Next::Close,
             Phase::Closing => Next::Linger,
             Phase::Head | Phase::Body if self.starved => Next::Read,
@@ -307,7 +339,7 @@ impl Connection {
             return Some(self.progress_ms + rules.progress_timeout_ms);
         }
         match self.phase {
-            Phase::Deferred => None,
+            Phase::Deferred | Phase::Held => None,
             Phase::Closing => Some(self.began_ms + LINGER_TIMEOUT.as_millis() as u64),
             // Its input is here and waits for a turn.
             Phase::Head | Phase::Body if !self.starved => None,
@@ -353,7 +385,7 @@ impl Connection {
             return;
         }
         site.input_bytes += rest.len();
-        if self.phase != Phase::Deferred && !self.starved {
+        if !matches!(self.phase, Phase::Deferred | Phase::Held) && !self.starved {
             self.input = site.pool.take(rest.len());
         }
         self.input.extend_from_slice(rest);
@@ -388,7 +420,7 @@ impl Connection {
 
     /// The clock of a client that has something to take begins.
     fn turn_done(&mut self, site: &mut Site) {
-        if site.draining && self.is_between_requests() {
+        if site.draining && !site.moving && self.is_between_requests() {
             self.close(site);
         }
         if !self.output.is_empty() {

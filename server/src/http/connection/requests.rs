@@ -26,7 +26,7 @@ impl Connection {
                 Phase::Head if rest.is_empty() => Step::Starved,
                 Phase::Head => self.on_head(rest, &mut at, site),
                 Phase::Body => self.on_body(rest, &mut at, site),
-                Phase::Deferred | Phase::Closing => Step::Stop,
+                Phase::Deferred | Phase::Held | Phase::Closing => Step::Stop,
             };
             match step {
                 Step::Continue => {}
@@ -128,6 +128,11 @@ impl Connection {
         };
         let routed = route(&head, site.rules.limit_max);
         if self.group.is_some() && !self.joins_group(&head, &routed, rest.len() - end) {
+            return Step::Stop;
+        }
+        if site.holds_writes && self.group.is_none() && routed.is_ok_and(is_write) {
+            *at += start;
+            self.phase = Phase::Held;
             return Step::Stop;
         }
         *at += end;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 pub use client::{Client, Response, Silence};
 pub use cluster::Cluster;
 pub use requests::{Todo, get, request, with_fields};
-pub use server::{Options, SECRET, Server, run, run_with};
+pub use server::{Options, SECRET, Server, binary, run, run_with};
 
 /// How long anything may take that is to come; some ten times and more of what it takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);

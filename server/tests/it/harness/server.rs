@@ -40,6 +40,8 @@ pub struct Server {
     token: String,
     /// Gives everything that it logged, once it has ended.
     log: Option<JoinHandle<String>>,
+    /// The process that has taken its place.
+    successor: Option<Pid>,
 }
 
 impl Options {
@@ -83,7 +85,7 @@ impl Options {
     pub fn start_in(self, folder: TempDir) -> Server {
         let (child, address, summary, log) = spawn(&self, folder.path());
         let token = Keys::new(SECRET.as_bytes()).sign("tests", wall_ms() / 1_000, 3_600).expect("a token");
-        Server { child, options: self, folder, address, summary, token, log: Some(log) }
+        Server { child, options: self, folder, address, summary, token, log: Some(log), successor: None }
     }
 
     fn command(&self, folder: &Path) -> Command {
@@ -165,6 +167,54 @@ impl Server {
         (status, log.join().expect("the reader does not panic"))
     }
 
+    /// Has it replaced by `todo-server upgrade`, with more arguments; what the command said.
+    pub fn try_upgrade(&self, arguments: &[&str]) -> Output {
+        let port = self.address.port().to_string();
+        let folder = self.folder.path();
+        let file = self.data_file();
+        let common = ["upgrade", "--http-port", &port, "--data-file", file.to_str().expect("text")];
+        run(folder, &[&common, arguments].concat())
+    }
+
+    /// The same, which must succeed: the process meant is the new one from here on.
+    pub fn upgrade(&mut self, arguments: &[&str]) {
+        let Output { status, stdout, stderr } = self.try_upgrade(arguments);
+        assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+        let said = String::from_utf8(stdout).expect("text");
+        let pid =
+            said.strip_prefix("process ").and_then(|rest| rest.split(' ').next()).and_then(|pid| pid.parse().ok());
+        self.successor =
+            Some(Pid::from_raw(pid.unwrap_or_else(|| panic!("no process in: {said}"))).expect("a process"));
+    }
+
+    /// The process that has taken its place.
+    pub fn successor_pid(&self) -> i32 {
+        self.successor.expect("it was replaced").as_raw_pid()
+    }
+
+    /// Waits for the end of the process that was replaced, which must be a success.
+    pub fn wait_for_the_old_one(&mut self) {
+        assert_eq!(exit_of(&mut self.child).code(), Some(0));
+    }
+
+    /// Whether the process that was replaced has ended.
+    pub fn has_the_old_one_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it is ours").is_some()
+    }
+
+    /// Ends the process that has taken its place by SIGTERM; what all of them logged.
+    pub fn stop_successor(mut self) -> String {
+        kill_process(self.successor.take().expect("it was replaced"), Signal::TERM).expect("it runs");
+        let log = self.log.take().expect("it ends once");
+        // The pipe ends with the last process that has it.
+        log.join().expect("the reader does not panic")
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// A new connection to it.
     pub fn connect(&self) -> Client {
         Client::connect(self.address)
@@ -240,13 +290,16 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // It may have ended already; then there is nothing to do.
+        if let Some(successor) = self.successor {
+            let _ = kill_process(successor, Signal::KILL);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 /// The binary under test.
-fn binary() -> &'static str {
+pub fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_todo-server")
 }
 

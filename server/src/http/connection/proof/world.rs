@@ -78,6 +78,8 @@ pub fn site(versions: &[Version]) -> Site {
             progress_timeout_ms: PROGRESS_TIMEOUT.as_millis() as u64,
         }),
         draining: false,
+        moving: false,
+        holds_writes: false,
         counters: Arc::new(ShardCounters::default()),
         input_bytes: 0,
     }
