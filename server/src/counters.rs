@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::http::reject::Reject;
 use crate::http::route::Route;
+use crate::latency::Latencies;
 use crate::snapshot::response::Query;
 
 /// One counter or gauge with a single writer.
@@ -141,6 +142,10 @@ pub struct ShardCounters {
     pub unsent_bytes: Count,
     /// Bytes of ready-made responses.
     pub ready_bytes: Count,
+    /// From a batch's bytes being in to its answer being written: one batch in `BATCHES_PER_SAMPLE`.
+    pub batches: Latencies,
+    /// How much later than due the shard came round to its sweep: as long a connection may wait for its turn.
+    pub rounds: Latencies,
     /// Connections that read into a buffer of their own.
     pub busy: Count,
     /// Deferred groups handed over.
@@ -170,6 +175,8 @@ impl Default for ShardCounters {
             input_bytes: Count::default(),
             unsent_bytes: Count::default(),
             ready_bytes: Count::default(),
+            batches: Latencies::default(),
+            rounds: Latencies::default(),
             busy: Count::default(),
             deferred: Count::default(),
             queue_full: Count::default(),

@@ -9,6 +9,7 @@
 //! bridge       where data and control plane meet
 //! control/     the control plane                    feed, reads below the floor, pages, signals
 //! check        `check`: settings, facts, problems
+//! counters     what a shard counts, and latency, what it times
 //! transfer/    `export` and `seed`
 //! sys/         the only unsafe code
 //! limits       every bound and timeout
@@ -25,6 +26,7 @@ pub mod control;
 pub mod counters;
 pub mod fill;
 pub mod http;
+pub mod latency;
 pub mod limits;
 pub mod repeated;
 pub mod serve;

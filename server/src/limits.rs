@@ -92,6 +92,8 @@ pub const FILE_AFTER_WRITES: u8 = 2;
 pub const FILES_MAX: usize = 16;
 /// Writes without a file in a row after which a connection goes back to the ring.
 pub const DIRECT_WRITES_MAX: u8 = 16;
+/// One batch in so many is timed, for the latencies of `/metrics`.
+pub const BATCHES_PER_SAMPLE: u32 = 1_024;
 /// No response head is longer, whatever it says.
 pub const REPLY_HEAD_BYTES_MAX: usize = 1_536;
 /// An origin that may call from a browser; a longer one is refused at start.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -17,6 +17,7 @@ use crate::control::backend::{Backend, Readiness};
 use crate::counters::{Count, ShardCounters};
 use crate::http::connection::{DeferredAnswer, Page};
 use crate::http::reject::Reject;
+use crate::latency::Latencies;
 use crate::snapshot::Snapshot;
 use crate::snapshot::response::JSON;
 
@@ -209,6 +210,15 @@ const SHARD_COUNTERS: [PerShard; 12] = [
     ("queue_full", "Groups refused because a queue was full", |shard| &shard.queue_full),
 ];
 
+type ShardLatencies = (&'static str, &'static str, fn(&ShardCounters) -> &Latencies);
+
+const SHARD_LATENCIES: [ShardLatencies; 2] = [
+    ("batch_seconds", "From a batch's bytes being in to its answer being written, one batch in 1024", |shard| {
+        &shard.batches
+    }),
+    ("round_late_seconds", "How much later than due the shard came round to its sweep", |shard| &shard.rounds),
+];
+
 const SHARD_GAUGES: [PerShard; 6] = [
     ("connections", "Connections open", |shard| &shard.connections),
     ("busy_connections", "Connections that read into a buffer of their own", |shard| &shard.busy),
@@ -227,6 +237,16 @@ impl Collector for Counted {
             for (shard, counters) in self.0.counters.iter().enumerate() {
                 let labels = [("shard", shard.to_string())];
                 ConstCounter::new(count(counters).get()).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        for (name, help, latencies) in SHARD_LATENCIES {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+            for (shard, counters) in self.0.counters.iter().enumerate() {
+                let (labels, latencies) = ([("shard", shard.to_string())], latencies(counters));
+                let buckets: Vec<(f64, u64)> = latencies.buckets().collect();
+                let count = buckets.iter().map(|(_, count)| count).sum();
+                let mut metric = family.encode_family(&labels)?;
+                metric.encode_histogram::<NoLabelSet>(latencies.sum_seconds(), count, &buckets, None)?;
             }
         }
         for (name, help, count) in SHARD_GAUGES {

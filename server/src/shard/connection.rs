@@ -228,6 +228,7 @@ fn received(shard: &Shard, peer: &Peer, bytes: &[u8]) {
         }
         site.counters.reads.add(1);
         site.counters.read_bytes.add(bytes.len() as u64);
+        shard.sampling.begin(peer.key, shard.clocks.tick_us);
         machine.receive(bytes, site);
     });
 }
@@ -269,6 +270,11 @@ async fn write(shard: &Rc<Shard>, peer: &Rc<Peer>, stream: &mut Stream) -> bool 
                 site.counters.writes.add(1);
                 site.counters.written_bytes.add(count as u64);
                 machine.written(count, &site);
+                if machine.next() != Next::Write
+                    && let Some(us) = shard.sampling.end(peer.key, shard.clocks.tick_us)
+                {
+                    shard.counters.batches.observe_us(us);
+                }
                 return true;
             }
             // Cut while the write was pending.
@@ -314,6 +320,7 @@ fn gather(held: &Rc<Held>, walk: Walk) -> Gathered {
 async fn wait(shard: &Rc<Shard>, peer: &Rc<Peer>) {
     let deferred = peer.machine.borrow_mut().take_deferred();
     if let Some(deferred) = deferred {
+        shard.sampling.give_up(peer.key);
         shard.hand_over(peer, deferred);
     }
     // The task is woken by whoever changes the machine.

@@ -5,6 +5,7 @@
 //! - [`accept`]: connections come in.
 //! - [`connection`]: one connection's bytes, between its socket and its state machine.
 //! - `file`: ready-made responses as files, for the kernel to send without a copy.
+//! - `sampling`: which batch is timed.
 //! - `sweep`: time, deadlines and bounds, twenty times a second.
 //! - [`deadlines`]: the timing wheel.
 
@@ -14,6 +15,7 @@ pub mod connection;
 pub mod deadlines;
 mod file;
 pub mod io;
+mod sampling;
 mod sweep;
 
 use std::cell::{Cell, RefCell};
@@ -39,6 +41,7 @@ use crate::limits::{BUSY_READ_BUFFER_BYTES, BUSY_READ_BUFFERS_FREE_MAX, HANDOVER
 use crate::repeated::Repeated;
 use crate::shard::deadlines::{Deadlines, PeerKey};
 use crate::shard::io::{Canceller, Driver, Listener, Runtime};
+use crate::shard::sampling::Sampling;
 use crate::snapshot::response::Responses;
 use crate::sys::Direction;
 
@@ -102,6 +105,7 @@ pub struct Shard {
     connections_max: usize,
     clocks: Clocks,
     index: u16,
+    sampling: Sampling,
     draining: Cell<bool>,
     /// Connections are passed on to another process.
     moving: Cell<bool>,
@@ -187,6 +191,7 @@ async fn serve(start: ShardStart) -> std::io::Result<()> {
         connections_max: start.connections_max,
         clocks: start.clocks,
         index: start.index,
+        sampling: Sampling::default(),
         draining: Cell::new(false),
         moving: Cell::new(false),
         moves: RefCell::default(),

@@ -13,13 +13,17 @@ use crate::sys::Direction;
 
 /// Runs until the shard's runtime ends.
 pub async fn run(shard: Rc<Shard>) {
+    let mut slept_us = (shard.clocks.tick_us)();
     loop {
         io::sleep(Duration::from_millis(TICK_MS)).await;
+        let now_us = (shard.clocks.tick_us)();
+        shard.counters.rounds.observe_us(now_us.saturating_sub(slept_us + TICK_MS * 1_000));
         shard.decide(|site| site.set_now(shard.clocks.now()));
         shard.keep_deadlines();
         shard.take_busy_buffers_back();
         shard.keep_bounds();
         shard.settle();
+        slept_us = (shard.clocks.tick_us)();
     }
 }
 

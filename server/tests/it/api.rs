@@ -320,3 +320,20 @@ fn without_date(response: &Response) -> Response {
     response.lines.retain(|line| !line.starts_with("Date: "));
     response
 }
+
+/// One batch in 1,024 is timed, and the sweep says how late it is; both as histograms whose buckets add up.
+#[test]
+fn latencies_are_sampled() {
+    let server = Options::new().flag("--shards", 1).start();
+    let mut client = server.connect();
+    for _ in 0..2_100 {
+        client.ask(&get("/todos?limit=1"));
+    }
+    let count = server.metric("todo_batch_seconds_count");
+    assert!((2.0..4.0).contains(&count), "{count} of 2,100 batches and some that ask for figures");
+    assert!(server.metric("todo_batch_seconds_sum") > 0.0);
+    let page = String::from_utf8(client.ask(&get("/metrics")).body).expect("text");
+    let last = page.lines().find(|line| line.starts_with("todo_batch_seconds_bucket") && line.contains("+Inf"));
+    assert!(last.is_some_and(|line| line.ends_with(&format!(" {count}"))), "{last:?}");
+    eventually("the sweep has come round", || server.metric("todo_round_late_seconds_count") > 0.0);
+}
