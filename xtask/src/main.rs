@@ -1,7 +1,7 @@
 //! `cargo xtask ...`: the project's own commands, the same on a desk and in CI.
 //!
 //! - `test`: everything deterministic, one named step after another (`test`), from what each check is made of:
-//!   `imports`, `licences`, `links`, `sanitizer`, `readme`, `tutorial`, `tuning`, `transcript`, `openapi`, `manifests`.
+//!   `imports`, `licences`, `links`, `sanitizer`, `readme`, `tutorial`, `tuning`, `transcript`, `openapi`, `manifests`, `monitoring`.
 //! - `soak`: what needs time: fuzzing, kills under load, chaos, load (`soak`).
 //! - `stack`: Postgres, Redis and Kafka for development and for the tests (`stack`).
 //! - `swap`: the server's process replaced under load (`swap`).
@@ -23,6 +23,7 @@ mod libtest;
 mod licences;
 mod links;
 mod manifests;
+mod monitoring;
 mod openapi;
 mod peers;
 mod readme;

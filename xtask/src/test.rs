@@ -9,7 +9,7 @@ use crate::command::{cargo, command, follow, root, succeed};
 use crate::libtest::{self, Programs};
 use crate::report::{Report, Tally};
 use crate::stack::{Scoped, Security};
-use crate::{imports, licences, links, manifests, openapi, readme, sanitizer, tools, tuning};
+use crate::{imports, licences, links, manifests, monitoring, openapi, readme, sanitizer, tools, tuning};
 
 /// The other drivers and accept modes; the first run of all tests takes the defaults, io_uring and handoff.
 const SOCKET_MODES: &[(&str, &[(&str, &str)])] = &[
@@ -68,6 +68,10 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
     report.step("README.md", || readme::check(built(&programs)?));
     report.step("docs/openapi.yaml", || openapi::check(built(&programs)?));
     report.step("compose.yaml, Dockerfile, k8s", || manifests::check(built(&programs)?));
+    report.step("docs/monitoring", || {
+        let services = services.as_ref().map_err(Clone::clone)?;
+        monitoring::check(built(&programs)?, &services.stack.variables())
+    });
     report.step("tuning", tuning::check);
     report.step("AddressSanitizer over server/src/sys", sanitizer::check_units);
     Ok(report.end())
