@@ -23,7 +23,7 @@ impl Latencies {
 
     /// Bounds in seconds, the last of them unbounded, each with the durations since the one before.
     pub fn buckets(&self) -> impl Iterator<Item = (f64, u64)> {
-        let bounds = LATENCY_BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::MAX]);
+        let bounds = LATENCY_BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
         bounds.zip(self.buckets.iter().map(Count::get))
     }
 

@@ -71,8 +71,9 @@ pub fn rounds(rounds: u32, in_cluster: bool, every: Duration) -> Result<bool, St
     let load = target.load(rate, every * rounds + 2 * MARGIN)?;
     let stop = AtomicBool::new(false);
     let begun = Instant::now();
+    let token = target.token.clone();
     let outcome = std::thread::scope(|scope| {
-        let traffic = Traffic { port: target.port, token: &target.token, stop: &stop, begun };
+        let traffic = Traffic { port: target.port, token: &token, stop: &stop, begun };
         let writers: Vec<_> = (0..WRITERS).map(|number| scope.spawn(move || traffic.write(number))).collect();
         let probe = scope.spawn(move || traffic.probe());
         let newcomers = scope.spawn(move || traffic.connect());

@@ -33,8 +33,8 @@ fn connections_move_on_and_end_with_the_new_process() {
     clients[5].send(&request[..9]);
     clients[6].send(&request[..request.len() - 1]);
     clients[7].send(b"\r\n");
-    for at in 5..8 {
-        assert_eq!(clients[at].silence(Duration::from_millis(20)), Silence::Open);
+    for client in &mut clients[5..8] {
+        assert_eq!(client.silence(Duration::from_millis(20)), Silence::Open);
     }
     server.upgrade(&[]);
     server.wait_for_the_old_one();
