@@ -2,7 +2,7 @@
 //! follow.
 
 /// The route prefix of the collection; one item is at `/todos/{id}`.
-pub const ROUTE: &str = concat!("/", item!(), "s");
+pub const ROUTE: &str = crate::route!();
 /// The log's topic.
 pub const TOPIC: &str = concat!(item!(), "-commands");
 /// The channel on which changes are published.
@@ -13,12 +13,21 @@ pub const KEY_ALL: &str = concat!(item!(), "s:all");
 pub const KEY_LIMIT_PREFIX: &str = concat!(item!(), "s:limit:");
 
 /// The singular; the plural appends an `s`. A macro, since `concat!` takes literals only.
+#[macro_export]
 macro_rules! item {
     () => {
         "todo"
     };
 }
-use item;
+use crate::item;
+
+/// The route prefix as a literal, for texts that the compiler puts together.
+#[macro_export]
+macro_rules! route {
+    () => {
+        concat!("/", $crate::item!(), "s")
+    };
+}
 
 #[cfg(test)]
 mod tests {
