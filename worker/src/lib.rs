@@ -14,6 +14,8 @@
 //! - [`publish`]: gathers changes and sends them as messages
 //! - [`command_line`]: what the worker is told
 //! - [`service`]: the worker as a process
+//! - [`exposition`]: the text of metrics
+//! - [`process`]: what the system knows of a process, as metrics
 //! - [`settings`]: where the services of a cluster are
 //! - [`tls`]: whom to believe
 //! - [`sample`] and [`fill`]: varied todos, and how a store is filled with them
@@ -27,12 +29,14 @@
 pub mod apply;
 pub mod channel;
 pub mod command_line;
+pub mod exposition;
 pub mod fill;
 pub mod kafka;
 pub mod limits;
 pub mod logging;
 pub mod messages;
 pub mod postgres;
+pub mod process;
 pub mod producer;
 pub mod publish;
 pub mod reads;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::collector::Collector;
@@ -16,18 +16,19 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 
+use crate::exposition::Format;
+use crate::process;
 use crate::publish::PublishMetrics;
 use crate::redis::documents::DocumentMetrics;
 use crate::service::board::{Board, PartView, View};
 use crate::service::measured::ApplyMetrics;
 
-/// Media type of `/metrics`.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// What the pages are made of.
 pub struct Pages {
     board: Arc<Board>,
     registry: Registry,
+    /// What is not of us: names without our prefix.
+    process: Registry,
 }
 
 /// What the parts of a worker count.
@@ -55,7 +56,7 @@ impl Pages {
         registry.register("documents_refused", "Times that newer documents stood there already", documents.refused);
         registry.register("documents_failed", "Times that the store or Redis was away for them", documents.failed);
         registry.register_collector(Box::new(Parts(Arc::clone(&board))));
-        Self { board, registry }
+        Self { board, registry, process: process::registry() }
     }
 
     /// The routes.
@@ -63,7 +64,7 @@ impl Pages {
         Router::new()
             .route("/health", get(async || "alive\n"))
             .route("/ready", get(async |State(pages): State<Arc<Self>>| pages.ready()))
-            .route("/metrics", get(async |State(pages): State<Arc<Self>>| pages.metrics()))
+            .route("/metrics", get(async |State(pages): State<Arc<Self>>, fields: HeaderMap| pages.metrics(&fields)))
             .with_state(Arc::new(self))
     }
 
@@ -84,10 +85,10 @@ impl Pages {
         answer(status, "application/json", format!("{body}\n"))
     }
 
-    fn metrics(&self) -> Response {
-        let mut text = String::new();
-        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
-            Ok(()) => answer(StatusCode::OK, OPEN_METRICS, text),
+    fn metrics(&self, fields: &HeaderMap) -> Response {
+        let format = Format::of_accept(fields.get(header::ACCEPT).map(HeaderValue::as_bytes));
+        match format.encode(&[&self.registry, &self.process]) {
+            Ok(text) => answer(StatusCode::OK, format.content_type(), text),
             Err(fmt::Error) => {
                 answer(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", "the metrics cannot be encoded\n".to_owned())
             }
