@@ -19,8 +19,8 @@ use todo_proto::command::TodoCommand;
 use todo_worker::channel::{self, AppendError};
 use todo_worker::kafka;
 use todo_worker::traits::Outcome;
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::control::gate::Gate;
 use crate::http::connection::{Deferred, DeferredAnswer, Page, WriteOutcome};
@@ -126,6 +126,47 @@ pub enum Request {
     Page(Page),
 }
 
+/// Where connections go that watch the dashboard: to the control plane, as many as there are places. Clones are one.
+#[derive(Clone)]
+pub struct Watching {
+    places: Arc<Semaphore>,
+    places_count: usize,
+    watchers: mpsc::UnboundedSender<Watcher>,
+}
+
+/// A connection that is no longer its shard's.
+pub struct Watcher {
+    /// The connection.
+    pub socket: OwnedFd,
+    /// The head of its answer, to be written first.
+    pub head: Vec<u8>,
+    /// Given back when it ends.
+    pub place: OwnedSemaphorePermit,
+}
+
+impl Watching {
+    /// A way with `places_count` places, and where the watchers come out.
+    pub fn new(places_count: usize) -> (Watching, mpsc::UnboundedReceiver<Watcher>) {
+        let (watchers, handed_over) = mpsc::unbounded_channel();
+        (Watching { places: Arc::new(Semaphore::new(places_count)), places_count, watchers }, handed_over)
+    }
+
+    /// A place; `None` while there is none.
+    pub fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
+    /// Whether anybody has a place.
+    pub fn is_watched(&self) -> bool {
+        self.places.available_permits() < self.places_count
+    }
+
+    /// Nobody watches any more: the process is going.
+    pub fn end(&self) {
+        self.places.close();
+    }
+}
+
 /// Where a shard finds the newest snapshot.
 pub struct SnapshotSlot {
     version: AtomicU64,
@@ -192,6 +233,7 @@ pub struct ToControl {
     slot: Arc<SnapshotSlot>,
     writes: Writes,
     requests: mpsc::Sender<(Ticket, Request)>,
+    watching: Watching,
 }
 
 /// A shard's end from the control plane.
@@ -242,11 +284,12 @@ impl WaysBack {
     }
 
     /// Completes the bridge with the log.
-    pub fn with_log(self, writes: &Writes) -> Bridge {
+    pub fn with_log(self, writes: &Writes, watching: &Watching) -> Bridge {
         let (sender, requests) = mpsc::channel(CONTROL_REQUESTS_MAX);
         let ends = self.to_shards.iter().zip(self.from_control).map(|(to_shard, from_control)| {
             let slot = Arc::clone(&to_shard.slot);
-            (ToControl { slot, writes: writes.clone(), requests: sender.clone() }, from_control)
+            let (writes, requests, watching) = (writes.clone(), sender.clone(), watching.clone());
+            (ToControl { slot, writes, requests, watching }, from_control)
         });
         Bridge { shards: ends.collect(), requests }
     }
@@ -341,7 +384,20 @@ impl ToControl {
             }
             Deferred::Read(query) => self.ask(ticket, Request::Read(query)),
             Deferred::Page(page) => self.ask(ticket, Request::Page(page)),
+            // Its shard tries `place` first, and is here when there was none.
+            Deferred::Events => Err(Reject::WatchersFull),
         }
+    }
+
+    /// A place for a connection that is to be handed over; `None` while there is none.
+    pub fn place(&self) -> Option<OwnedSemaphorePermit> {
+        self.watching.place()
+    }
+
+    /// Hands a connection over for good.
+    pub fn hand_over(&self, watcher: Watcher) {
+        // Without a control plane the process is at its end, and the connection too.
+        let _ = self.watching.watchers.send(watcher);
     }
 
     fn ask(&self, ticket: Ticket, request: Request) -> Result<(), Reject> {

@@ -94,7 +94,7 @@ impl RouteKind {
             Route::Replace(_) => RouteKind::Replace,
             Route::Patch(_) => RouteKind::Patch,
             Route::Delete(_) => RouteKind::Delete,
-            Route::Health | Route::Ready | Route::Metrics | Route::Page(_) => RouteKind::Page,
+            Route::Health | Route::Ready | Route::Metrics | Route::Page(_) | Route::Events => RouteKind::Page,
             Route::Options(_) => RouteKind::Other,
         }
     }

@@ -133,6 +133,20 @@ pub const CONTROL_REQUEST_TIMEOUT_MS: u64 = 1_000;
 /// Items of one answer that the store gives; the rest is a link.
 pub const STORE_READ_ITEMS_MAX: u32 = 1_000;
 
+// ---- the dashboard ----
+
+/// Connections that watch the dashboard at once, each with a descriptor of those that are set aside; one more is 503.
+pub const DASHBOARD_STREAMS_MAX: usize = 16;
+/// How often a watcher is told. One that reads more slowly gets the newest when it has taken the last, and none between.
+pub const DASHBOARD_FRAME_EVERY: Duration = Duration::from_secs(1);
+/// A watcher that does not take one frame in this time is cut.
+pub const DASHBOARD_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Connections that may wait to be taken on the address for metrics and dashboard.
+pub const ADMIN_BACKLOG: i32 = 64;
+
+const _: () = assert!(DASHBOARD_STREAMS_MAX < DESCRIPTORS_RESERVED / 2);
+
 // ---- shards ----
 
 /// Read buffer of a busy connection. A batch that fills it goes through the shard's large one.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ use todo_worker::tls::TlsError;
 use todo_worker::traits::{Outcome, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::bridge::{self, Log, Message, Ticket, ToShard, WaysBack, Writes};
+use crate::bridge::{self, Log, Message, Ticket, ToShard, Watching, WaysBack, Writes};
 use crate::clock::{self, CLOCKS, CLUSTER_CLOCKS};
 use crate::control::backend::Backend;
 use crate::control::cluster::Cluster;
@@ -35,11 +35,12 @@ use crate::control::handover::give::Giver;
 use crate::control::handover::take::{Predecessor, TakeError};
 use crate::control::pages::{FeedMetrics, Pages, Sources, WriteMetrics};
 use crate::control::serving::Serving;
-use crate::control::{self, ControlError, ControlStart, Work, acceptor, service};
+use crate::control::watching::Watch;
+use crate::control::{self, ControlError, ControlStart, Work, acceptor, admin, service};
 use crate::counters::ShardCounters;
 use crate::http::bearer::Keys;
 use crate::http::site::Rules;
-use crate::limits::{STORE_CONNECTIONS_MAX, STORE_READERS};
+use crate::limits::{DASHBOARD_STREAMS_MAX, STORE_CONNECTIONS_MAX, STORE_READERS};
 use crate::settings::{Accept, DATA_FILE_DEFAULT, SEED_TODOS_DEFAULT, Settings, SettingsError};
 use crate::shard::io::{Driver, probe_driver};
 use crate::shard::{self, Clocks, ShardStart};
@@ -102,6 +103,16 @@ pub enum ServeError {
     /// The sample todos.
     #[error(transparent)]
     Fill(#[from] fill::FillError),
+    /// The address for metrics and dashboard.
+    #[error(
+        "{address} of ADMIN_ADDR cannot be listened on ({source}): set another address or port, or end what is there"
+    )]
+    Admin {
+        /// It.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// A thread or runtime of ours.
     #[error("{what} cannot be started ({source}): the system is short of memory, threads or descriptors")]
     System {
@@ -145,10 +156,11 @@ fn run_behind(settings: &Settings, predecessor: &mut Option<Predecessor>) -> Res
         Some(predecessor) => predecessor.take_listeners(),
         None => passed_by_systemd()?,
     };
-    let (accept, listeners) = match sockets.is_empty() {
+    let (accept, mut listeners) = match sockets.is_empty() {
         true => (wanted, listen(settings, wanted, shards_count)?),
         false => given(sockets, settings, wanted, shards_count)?,
     };
+    listeners.admin = settings.admin_addr.map(listen_admin).transpose()?;
     let (driver, refusal) = probe_driver();
     let window = Window {
         items_max: u32::try_from(settings.snapshot_todos_max).unwrap_or(u32::MAX),
@@ -176,6 +188,10 @@ fn run_behind(settings: &Settings, predecessor: &mut Option<Predecessor>) -> Res
     let place = place();
     let process = Process { settings, keys, accept, cores, driver, connections_max, files_max, window, place };
     process.serve(listeners, backing, &summary, predecessor)
+}
+
+fn listen_admin(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    admin::listen(address).map_err(|source| ServeError::Admin { address, source })
 }
 
 /// What stands behind the process, before anything runs.
@@ -327,7 +343,8 @@ impl Process<'_> {
             let _within = runtime.enter();
             self.join(backing.services, sink, serving)
         };
-        let bridge = ways_back.with_log(&writes);
+        let (watching, watchers) = Watching::new(DASHBOARD_STREAMS_MAX);
+        let bridge = ways_back.with_log(&writes, &watching);
         let draining = Arc::new(AtomicBool::new(false));
         let leaving = Arc::new(AtomicBool::new(false));
         let duplicates =
@@ -348,6 +365,18 @@ impl Process<'_> {
             draining: Arc::clone(&draining),
             driver: self.driver.name(),
         };
+        let pages = Arc::new(Pages::new(sources));
+        let is_going = [Arc::clone(&draining), Arc::clone(&leaving)];
+        let (watch, frames) = Watch::new(Arc::clone(&pages), watching.clone(), watchers, is_going);
+        runtime.spawn(watch.run(frames.clone()));
+        if let Some(listener) = listeners.admin {
+            let served = admin::serve(listener, Arc::clone(&pages), watching, frames);
+            runtime.spawn(async {
+                if let Err(error) = served.await {
+                    tracing::error!(%error, "metrics and dashboard are not served");
+                }
+            });
+        }
         // The acceptor holds the first half until its end.
         let (until_accepted, accepting) = oneshot::channel();
         let (ready, is_ready) = std::sync::mpsc::channel();
@@ -356,7 +385,7 @@ impl Process<'_> {
             work,
             requests: bridge.requests,
             to_shards: to_shards.clone(),
-            pages: Pages::new(sources),
+            pages,
             counters: counters.clone(),
             draining: Arc::clone(&draining),
             leaving: Arc::clone(&leaving),
@@ -515,6 +544,7 @@ fn rules(settings: &Settings) -> Rules {
         limit_max: settings.limit_max,
         // Once for all shards and as long as the process: answers name them.
         allowed_origins: Box::leak(settings.cors_origins.clone().into_boxed_slice()),
+        admin_elsewhere: settings.admin_addr.is_some(),
         head_timeout_ms: settings.head_timeout_ms,
         body_timeout_ms: settings.body_timeout_ms,
         idle_timeout_ms: settings.idle_timeout_ms,
@@ -567,6 +597,9 @@ fn summary(
         |name: &str, value: &str| writeln!(text, "  {name:<12} {value}").expect("a string takes every write");
     let addresses: Vec<String> = listeners.addresses.iter().map(|address| format!("http://{address}")).collect();
     line("addresses", &addresses.join(" "));
+    if let Some(address) = listeners.admin.as_ref().and_then(|listener| listener.local_addr().ok()) {
+        line("admin", &format!("http://{address}/dashboard http://{address}/metrics"));
+    }
     let pinned = cores.of_shard.iter().flatten().map(|core| core.id.to_string()).collect::<Vec<_>>().join(" ");
     let place = match (pinned.is_empty(), cores.has_quota) {
         (false, _) => format!("pinned to CPU {pinned}"),

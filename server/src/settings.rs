@@ -2,6 +2,7 @@
 
 #![expect(clippy::doc_markdown, reason = "these comments are help texts, read in a terminal")]
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -130,6 +131,10 @@ pub struct Settings {
     /// How connections reach the shards [default: handoff; reuseport for one shard]
     #[arg(long, env, global = true, value_name = "HOW")]
     pub accept: Option<Accept>,
+
+    /// Address for metrics and dashboard, such as 127.0.0.1:9091 [default: none, they are on the port of the API]
+    #[arg(long, env, global = true, value_name = "ADDRESS:PORT")]
+    pub admin_addr: Option<SocketAddr>,
 
     /// Origins whose pages may call from a browser, such as https://app.example, several with commas [default: none]
     #[arg(long, env, global = true, value_delimiter = ',', value_name = "ORIGIN", value_parser = AllowedOrigin::parse)]

@@ -121,6 +121,8 @@ pub struct Listeners {
     pub addresses: Vec<SocketAddr>,
     /// For `Accept::Reuseport` one list per shard, else one in all.
     pub sets: Vec<Vec<TcpListener>>,
+    /// For metrics and dashboard, where they have an address of their own.
+    pub admin: Option<TcpListener>,
 }
 
 /// Opens the port for ourselves alone.
@@ -155,7 +157,7 @@ pub fn listen(settings: &Settings, accept: Accept, shards_count: usize) -> Resul
         }
         bound.push(addresses[at]);
     }
-    Ok(Listeners { addresses: bound, sets })
+    Ok(Listeners { addresses: bound, sets, admin: None })
 }
 
 /// Whether the port could be opened; the addresses.
@@ -211,13 +213,13 @@ pub fn given(
     let is_one_each = by_address.iter().all(|(_, sockets)| sockets.len() == shards_count);
     if wanted == Accept::Handoff || !is_one_each {
         let all = by_address.into_iter().flat_map(|(_, sockets)| sockets).collect();
-        return Ok((Accept::Handoff, Listeners { addresses, sets: vec![all] }));
+        return Ok((Accept::Handoff, Listeners { addresses, sets: vec![all], admin: None }));
     }
     let mut sets: Vec<Vec<TcpListener>> = (0..shards_count).map(|_| Vec::new()).collect();
     for (_, sockets) in by_address {
         sets.iter_mut().zip(sockets).for_each(|(set, socket)| set.push(socket));
     }
-    Ok((Accept::Reuseport, Listeners { addresses, sets }))
+    Ok((Accept::Reuseport, Listeners { addresses, sets, admin: None }))
 }
 
 /// Gives a socket that was opened elsewhere what ours have; its address.

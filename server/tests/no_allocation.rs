@@ -168,6 +168,7 @@ fn site() -> Site {
         wall_clock: || 1_800_000_000_000,
         rules: Arc::new(Rules {
             allowed_origins: &[],
+            admin_elsewhere: false,
             limit_max: 10_000,
             head_timeout_ms: 10_000,
             body_timeout_ms: 15_000,

@@ -13,6 +13,8 @@ use tokio::sync::watch;
 use crate::bridge::Writes;
 use crate::control::follow::drive::View;
 
+const WRITES_REFUSED: &str = "1 while no writes are taken; /ready says why";
+
 /// What stands behind the process.
 #[derive(Clone)]
 pub enum Backend {
@@ -103,6 +105,8 @@ impl Backend {
             Backend::Embedded { writes, status } => {
                 let status = status.borrow().clone();
                 gauges(encoder, writes, position, status.position)?;
+                let is_refusing = self.readiness(true).writes_refused.is_some();
+                gauge(encoder, "writes_refused", WRITES_REFUSED, u64::from(is_refusing))?;
                 counters(
                     encoder,
                     &[
@@ -123,7 +127,7 @@ impl Backend {
                     gauge(encoder, &format!("{name}_away"), help, u64::from(is_away))?;
                 }
                 let is_refusing = u64::from(refused.borrow().is_some());
-                gauge(encoder, "writes_refused", "1 while no writes are taken; /ready says why", is_refusing)?;
+                gauge(encoder, "writes_refused", WRITES_REFUSED, is_refusing)?;
                 if let Some(as_of) = view.as_of {
                     let help = "Everything in the store so many seconds ago is served";
                     let age = encoder.encode_descriptor("snapshot_age_seconds", help, None, MetricType::Gauge)?;

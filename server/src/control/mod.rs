@@ -10,9 +10,12 @@
 //! - [`pages`]: `/ready` and `/metrics`.
 //! - [`handover`]: another process takes this one's place.
 //! - [`service`]: what a service manager is told.
+//! - [`watching`]: what the dashboard shows, sent again and again.
+//! - [`admin`]: the same pages on an address of their own.
 //! - [`acceptor`]: hands connections to shards where they have no listeners of their own.
 
 pub mod acceptor;
+pub mod admin;
 pub mod backend;
 pub mod cluster;
 pub mod embedded;
@@ -24,6 +27,7 @@ pub mod pages;
 pub mod reads;
 pub mod service;
 pub mod serving;
+pub mod watching;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,7 +65,7 @@ pub struct ControlStart {
     /// The ways to the shards.
     pub to_shards: Vec<ToShard>,
     /// Writes `/ready` and `/metrics`.
-    pub pages: Pages,
+    pub pages: Arc<Pages>,
     /// What shards count.
     pub counters: Vec<Arc<ShardCounters>>,
     /// Set when the process begins to go.
@@ -108,7 +112,7 @@ pub enum ControlError {
 /// Signal handlers cannot be set up; the store of a cluster will never let this process in.
 pub fn run(start: ControlStart) -> Result<(), ControlError> {
     let ControlStart { runtime, work, requests, to_shards, pages, counters, draining, leaving, .. } = start;
-    let answering = Answering { requests, to_shards: to_shards.clone(), pages: Arc::new(pages) };
+    let answering = Answering { requests, to_shards: to_shards.clone(), pages };
     let ControlStart { giver, asks, accepting, ready, drain_timeout, .. } = start;
     let drain = Drain { to_shards, counters, draining, leaving, accepting, timeout: drain_timeout };
     runtime.block_on(serve(work, answering, drain, giver, asks, ready))

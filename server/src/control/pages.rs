@@ -12,6 +12,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use serde_json::json;
+use todo_worker::exposition::Format;
+use todo_worker::process;
 
 use crate::control::backend::{Backend, Readiness};
 use crate::counters::{Count, ShardCounters};
@@ -20,9 +22,6 @@ use crate::http::reject::Reject;
 use crate::latency::Latencies;
 use crate::snapshot::Snapshot;
 use crate::snapshot::response::JSON;
-
-/// Media type of `/metrics`.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What the follower notes of the snapshots it makes.
 #[derive(Debug)]
@@ -69,6 +68,8 @@ pub struct Sources {
 /// Writes the pages.
 pub struct Pages {
     registry: Registry,
+    /// What is not of us: names without our prefix.
+    process: Registry,
     sources: Sources,
 }
 
@@ -123,14 +124,14 @@ impl Pages {
         );
         sources.backend.register(&mut registry);
         registry.register_collector(Box::new(Counted(sources.clone())));
-        Pages { registry, sources }
+        Pages { registry, process: process::registry(), sources }
     }
 
     /// One page.
     pub fn answer(&self, page: Page) -> DeferredAnswer {
         match page {
             Page::Ready => self.ready(),
-            Page::Metrics => self.metrics(),
+            Page::Metrics(format) => self.metrics(format),
         }
     }
 
@@ -166,13 +167,12 @@ impl Pages {
         }
     }
 
-    fn metrics(&self) -> DeferredAnswer {
-        let mut text = String::new();
-        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
-            Ok(()) => DeferredAnswer::Body {
+    fn metrics(&self, format: Format) -> DeferredAnswer {
+        match self.text(format) {
+            Ok(text) => DeferredAnswer::Body {
                 status: 200,
-                content_type: OPEN_METRICS,
-                extra: "Cache-Control: no-store\r\n".to_owned(),
+                content_type: format.content_type(),
+                extra: "Cache-Control: no-store\r\nVary: Accept\r\n".to_owned(),
                 etag: None,
                 body: text.into_bytes(),
             },
@@ -181,6 +181,14 @@ impl Pages {
                 DeferredAnswer::Reject(Reject::StoreUnavailable)
             }
         }
+    }
+
+    /// All figures as they are now.
+    ///
+    /// # Errors
+    /// One cannot be encoded, which is a fault of ours.
+    pub fn text(&self, format: Format) -> Result<String, fmt::Error> {
+        format.encode(&[&self.registry, &self.process])
     }
 }
 
@@ -282,7 +290,8 @@ impl Counted {
             let count: u64 = self.0.counters.iter().map(|shard| shard.rejects(index)).sum();
             *by_slug.entry(Reject::slug(index)).or_insert(0) += count;
         }
-        for (slug, count) in by_slug.into_iter().filter(|(_, count)| *count > 0) {
+        // Those that have not occurred too: a rate sees a first time only where there was a zero before.
+        for (slug, count) in by_slug {
             ConstCounter::new(count).encode(family.encode_family(&[("problem", slug)])?)?;
         }
         Ok(())
@@ -302,6 +311,9 @@ impl Counted {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(value as i64).encode(metric)?;
         }
+        let mut build = encoder.encode_descriptor("build", "1; what runs", None, MetricType::Gauge)?;
+        let labels = [("version", env!("CARGO_PKG_VERSION")), ("commit", env!("BUILD_COMMIT"))];
+        ConstGauge::new(1).encode(build.encode_family(&labels)?)?;
         let mut info = encoder.encode_descriptor("driver", "The I/O driver in use", None, MetricType::Gauge)?;
         ConstGauge::new(1).encode(info.encode_family(&[("driver", *driver)])?)?;
         let mut outcomes = encoder.encode_descriptor("writes", "Writes by outcome", None, MetricType::Counter)?;

@@ -112,6 +112,8 @@ pub struct Head<'a> {
     pub keep_alive_echo: bool,
     /// Whether the client waits for a 100 before it sends the body (RFC 9110 10.1.1).
     pub expect_continue: bool,
+    /// The first `Accept`.
+    pub accept: Option<&'a [u8]>,
     /// `Authorization`.
     pub authorization: Option<&'a [u8]>,
     /// `Content-Type`.
@@ -142,7 +144,9 @@ pub enum Method {
     Delete,
     Options,
     Connect,
-    /// TRACE, or a method nobody here knows.
+    /// TRACE or QUERY: methods of the standards that nothing here takes.
+    Unused,
+    /// A method nobody here knows.
     Other,
 }
 
@@ -225,6 +229,7 @@ impl<'a> Head<'a> {
             keep_alive,
             keep_alive_echo: keep_alive && !http11,
             expect_continue: fields.expect_continue && http11,
+            accept: fields.accept,
             authorization: fields.authorization,
             content_type: fields.content_type,
             content_coded: fields.content_coded,
@@ -276,6 +281,7 @@ impl Method {
             b"DELETE" => Method::Delete,
             b"OPTIONS" => Method::Options,
             b"CONNECT" => Method::Connect,
+            b"TRACE" | b"QUERY" => Method::Unused,
             _ => Method::Other,
         }
     }
@@ -321,6 +327,7 @@ struct Fields<'a> {
     other_coding: bool,
     expect_continue: bool,
     expect_other: bool,
+    accept: Option<&'a [u8]>,
     authorization: Option<&'a [u8]>,
     content_type: Option<&'a [u8]>,
     content_coded: bool,
@@ -338,6 +345,8 @@ impl<'a> Fields<'a> {
         let is = |expected: &[u8]| name.eq_ignore_ascii_case(expected);
         match name.len() {
             4 if is(b"host") => once(&mut self.host, value, Reject::Host)?,
+            // Only `/metrics` looks at it, whose clients send one.
+            6 if is(b"accept") => self.accept = self.accept.or(Some(value)),
             6 if is(b"expect") => self.take_expect(value),
             6 if is(b"origin") => self.origin_repeated |= self.origin.replace(value).is_some(),
             7 if is(b"upgrade") => self.upgrade = true,
@@ -809,7 +818,7 @@ mod tests {
         check("DELETE", Method::Delete);
         check("OPTIONS", Method::Options);
         check("CONNECT", Method::Connect);
-        check("TRACE", Method::Other);
+        check("TRACE", Method::Unused);
         check("get", Method::Other);
         check("GETS", Method::Other);
         assert!(asks_head_only(b"HEAD ") && asks_head_only(b"\r\nHEAD /") && !asks_head_only(b"HEADS /"));

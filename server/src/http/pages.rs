@@ -8,6 +8,7 @@ use std::fmt::Write;
 use super::reject::{Problem, Reject};
 
 const LANDING: &str = include_str!("page_files/landing.html");
+const DASHBOARD: &str = include_str!("page_files/dashboard.html");
 /// `docs/openapi.yaml` as JSON; the test command compares the two.
 const OPENAPI: &str = include_str!("page_files/openapi.json");
 
@@ -15,6 +16,15 @@ const HTML: &str = "text/html; charset=utf-8";
 // A page of ours has nothing to load and nothing to run.
 const HTML_FIELDS: &str =
     "Cache-Control: max-age=300\r\nContent-Security-Policy: default-src 'none'\r\nX-Content-Type-Options: nosniff\r\n";
+// This one runs its own script and no other: it is named by its sum, and a test says which.
+const DASHBOARD_FIELDS: &str = concat!(
+    "Cache-Control: max-age=300\r\nContent-Security-Policy: default-src 'none'; script-src 'sha256-",
+    "5wlPESc/G+EuKBQEwSBzLAQiE3W68EMpyHaE3H1Wy2w=",
+    "'; style-src 'sha256-",
+    "4ipLSfDqmjBhNIrypjXJ2ACXN23NJmb/s10tsLImTLc=",
+    "'; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n",
+    "Referrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\n"
+);
 const JSON_FIELDS: &str = "Cache-Control: max-age=300\r\n";
 const OPENING: &str = "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n<meta name=\"color-scheme\" content=\"light dark\">\n";
 
@@ -25,6 +35,8 @@ pub enum StaticPage {
     Landing,
     /// `/openapi.json`
     OpenApi,
+    /// `/dashboard`
+    Dashboard,
     /// `/problems`: all of them.
     Problems,
     /// `/problems/{slug}`: what the type of a problem stands for (RFC 9457 3.1.1).
@@ -50,6 +62,7 @@ impl StaticPage {
     pub fn fields(self) -> &'static str {
         match self {
             StaticPage::OpenApi => JSON_FIELDS,
+            StaticPage::Dashboard => DASHBOARD_FIELDS,
             _ => HTML_FIELDS,
         }
     }
@@ -59,6 +72,7 @@ impl StaticPage {
         match self {
             StaticPage::Landing => Cow::Borrowed(LANDING.as_bytes()),
             StaticPage::OpenApi => Cow::Borrowed(OPENAPI.as_bytes()),
+            StaticPage::Dashboard => Cow::Borrowed(DASHBOARD.as_bytes()),
             StaticPage::Problems => Cow::Owned(problems().into_bytes()),
             StaticPage::Problem(slug) => Cow::Owned(problem(slug).into_bytes()),
         }
@@ -128,11 +142,29 @@ mod tests {
     }
 
     #[test]
+    fn the_dashboard_may_run_its_own_script_and_load_nothing() {
+        use base64::Engine;
+        use sha2::Digest;
+        let body = text(StaticPage::Dashboard);
+        for (element, source) in [("script", "script-src"), ("style", "style-src")] {
+            let (open, end) = (format!("<{element}>"), format!("</{element}>"));
+            assert_eq!(body.matches(&format!("<{element}")).count(), 1, "one {element}, without attributes");
+            let inside = body.split_once(&open).and_then(|(_, rest)| rest.split_once(&end)).expect("it is there").0;
+            let sum = base64::engine::general_purpose::STANDARD.encode(sha2::Sha256::digest(inside));
+            let named = format!("{source} 'sha256-{sum}';");
+            assert!(StaticPage::Dashboard.fields().contains(&named), "the page has changed: {named}");
+        }
+        for outside in ["http://", "https://", "src=", "@import", "url(", " style=", " onclick="] {
+            assert!(!body.contains(outside), "{outside}");
+        }
+    }
+
+    #[test]
     fn the_description_is_json_of_our_version() {
         let description: serde_json::Value = serde_json::from_str(&text(StaticPage::OpenApi)).unwrap();
         assert!(description["openapi"].as_str().unwrap().starts_with("3.1."));
         assert_eq!(description["info"]["version"], env!("CARGO_PKG_VERSION"));
-        for page in [StaticPage::Landing, StaticPage::OpenApi] {
+        for page in [StaticPage::Landing, StaticPage::OpenApi, StaticPage::Dashboard] {
             assert!(page.fields().len() < REPLY_HEAD_BYTES_MAX / 2);
         }
     }

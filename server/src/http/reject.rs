@@ -7,6 +7,7 @@ use std::io::Write as _;
 
 use super::date::DATE_BYTES;
 use super::route::Allow;
+use todo_proto::{item, route};
 
 /// Everything else a response head says when it refuses.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +71,7 @@ struct Answer {
 
 /// Writes the enum, its answers, its problems and the list of all of them from one table.
 macro_rules! rejects {
-    ($($name:ident $status:literal $slug:literal $title:literal $after:ident $fields:expr, $detail:literal;)*) => {
+    ($($name:ident $status:literal $slug:literal $title:literal $after:ident $fields:expr, $detail:expr;)*) => {
         /// Why a request is refused. `Copy` and without allocation, since refusing must be cheap.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Reject {
@@ -141,8 +142,9 @@ const INVALID_OPENING: &str =
 const INVALID_ENDING: &str = "\"}";
 
 // RFC 6750 3: without credentials no error code; with bad ones `invalid_token`.
-const CHALLENGE: &str = "WWW-Authenticate: Bearer realm=\"todos\"\r\n";
-const CHALLENGE_INVALID: &str = "WWW-Authenticate: Bearer realm=\"todos\", error=\"invalid_token\"\r\n";
+const CHALLENGE: &str = concat!("WWW-Authenticate: Bearer realm=\"", item!(), "s\"\r\n");
+const CHALLENGE_INVALID: &str =
+    concat!("WWW-Authenticate: Bearer realm=\"", item!(), "s\", error=\"invalid_token\"\r\n");
 const RETRY_SOON: &str = "Retry-After: 1\r\n";
 
 rejects! {
@@ -202,7 +204,7 @@ rejects! {
     AfterRepeated 400 "after-repeated" "Position repeated" go_on "",
         "after may be given once.";
     NotFound 404 "not-found" "Not found" go_on "",
-        "There is nothing here. Todos are at /todos and /todos/{id}.";
+        concat!("There is nothing here. What there is, is at ", route!(), " and ", route!(), "/{id}, and named at /.");
     MethodNotAllowedOnList 405 "method-not-allowed" "Method not allowed" go_on Allow::List.fields(),
         "The list takes GET, HEAD, POST and OPTIONS.";
     MethodNotAllowedOnItem 405 "method-not-allowed" "Method not allowed" go_on Allow::Item.fields(),
@@ -250,6 +252,8 @@ rejects! {
         "The write may or may not take effect. PUT, PATCH and DELETE can be sent again as they are; send a POST again with the Idempotency-Key of this answer.";
     StoreUnavailable 503 "store-unavailable" "Store away" go_on RETRY_SOON,
         "What answers this cannot be reached at the moment. /ready says more. Try again.";
+    WatchersFull 503 "watchers-full" "Too many dashboards open" go_on RETRY_SOON,
+        "As many connections watch the dashboard as may. Close one, or try again in a moment.";
     Draining 503 "draining" "Shutting down" close RETRY_SOON,
         "This server is shutting down. Connect again.";
 }

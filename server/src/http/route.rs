@@ -44,6 +44,8 @@ pub enum Route {
     Metrics,
     /// A page that never changes.
     Page(StaticPage),
+    /// Its figures, again and again.
+    Events,
     /// What may be asked here?
     Options(Allow),
 }
@@ -59,6 +61,13 @@ pub enum Allow {
     Probe,
     /// `*`: whatever any resource takes.
     Server,
+}
+
+impl Route {
+    /// Whether it is for who runs the server: on an address of its own, where there is one.
+    pub fn is_administrative(self) -> bool {
+        matches!(self, Route::Metrics | Route::Events | Route::Page(StaticPage::Dashboard))
+    }
 }
 
 impl Allow {
@@ -165,6 +174,10 @@ fn resource(path: &[u8]) -> Option<Resource> {
         Some(id) if decodes_to(first, COLLECTION) => decode_id(id).map(Resource::Item),
         None if first.is_empty() => Some(page(StaticPage::Landing)),
         None if decodes_to(first, "openapi.json") => Some(page(StaticPage::OpenApi)),
+        None if decodes_to(first, "dashboard") => Some(page(StaticPage::Dashboard)),
+        Some(name) if decodes_to(first, "dashboard") => {
+            decodes_to(name, "events").then_some(Resource::Probe(Route::Events))
+        }
         None if decodes_to(first, "problems") => Some(page(StaticPage::Problems)),
         // A slug needs no encoding, and has none where this server names it.
         Some(slug) if decodes_to(first, "problems") => {
@@ -285,6 +298,8 @@ mod tests {
         check("HEAD /openapi.json", Ok(Route::Page(StaticPage::OpenApi)));
         check("GET /problems", Ok(Route::Page(StaticPage::Problems)));
         check("GET /problems/not-found", Ok(Route::Page(StaticPage::Problem("not-found"))));
+        check("GET /dashboard", Ok(Route::Page(StaticPage::Dashboard)));
+        check("GET /dashboard/%65vents", Ok(Route::Events));
         check("OPTIONS /problems/not-found", Ok(Route::Options(Allow::Probe)));
         check("OPTIONS /health", Ok(Route::Options(Allow::Probe)));
         check("OPTIONS *", Ok(Route::Options(Allow::Server)));
@@ -301,6 +316,9 @@ mod tests {
             "/problems/no-such",
             "/problems/not-found/x",
             "/openapi.json/",
+            "/dashboard/",
+            "/dashboard/other",
+            "/dashboard/events/",
             "/todos/",
             "/todos//",
             "/todo",
@@ -400,7 +418,12 @@ mod tests {
                 check(&format!("{method} {path}"), Err(Reject::MethodNotAllowedOnProbe));
             }
         }
-        for method in ["TRACE", "get", "BREW", "PROPFIND"] {
+        // RFC 9110 15.5.6: known, and not for anything here.
+        check("TRACE /todos", Err(Reject::MethodNotAllowedOnList));
+        check("TRACE /todos/{id}", Err(Reject::MethodNotAllowedOnItem));
+        check("QUERY /health", Err(Reject::MethodNotAllowedOnProbe));
+        check("TRACE /nothing", Err(Reject::NotFound));
+        for method in ["get", "BREW", "PROPFIND"] {
             check(&format!("{method} /todos"), Err(Reject::MethodUnknown));
             check(&format!("{method} /nothing"), Err(Reject::MethodUnknown));
         }

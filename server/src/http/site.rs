@@ -32,6 +32,8 @@ pub struct Rules {
     pub limit_max: u32,
     /// Origins whose pages may ask from a browser.
     pub allowed_origins: &'static [AllowedOrigin],
+    /// Metrics and dashboard are on another address, and not here.
+    pub admin_elsewhere: bool,
     /// A head must be whole this long after its first byte, in milliseconds.
     pub head_timeout_ms: u64,
     /// A body must be whole this long after its head, in milliseconds.

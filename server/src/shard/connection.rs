@@ -10,6 +10,7 @@
 //!
 //! Another process may go on with the connection: between two requests its socket goes there, with what was read and not
 //! looked at, and this task ends without a word to the client.
+//! Who watches the dashboard leaves: its socket goes to the control plane when nothing is owed, and its task ends.
 //!
 //! Two ways to write: by an operation, and, what is large and ready-made, by `sendfile(2)` (see [`crate::shard::file`]).
 //!
@@ -27,8 +28,8 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::bridge::Moved;
-use crate::http::connection::{Linger, Next};
+use crate::bridge::{Moved, Watcher};
+use crate::http::connection::{Deferred, Linger, Next};
 use crate::http::output::{Buffer, Held, Transfer};
 use crate::limits::{
     BUSY_AFTER_BATCHES, BUSY_READ_BUFFER_BYTES, EXHAUSTED_WAIT_MS, FILE_WRITE_BYTES_MIN, FILE_WRITE_BYTES_MIN_DIRECT,
@@ -207,10 +208,7 @@ async fn advance(shard: &Rc<Shard>, peer: &Rc<Peer>, stream: &mut Stream, next: 
             shard.decide(|site| peer.machine.borrow_mut().resume(site));
             true
         }
-        _ => {
-            wait(shard, peer).await;
-            true
-        }
+        _ => wait(shard, peer, stream).await,
     }
 }
 
@@ -316,12 +314,17 @@ fn gather(held: &Rc<Held>, walk: Walk) -> Gathered {
     })
 }
 
-/// Hands over what memory could not answer, and waits until the machine can go on.
-async fn wait(shard: &Rc<Shard>, peer: &Rc<Peer>) {
+/// Hands over what memory could not answer, and waits until the machine can go on; false when the connection itself was
+/// handed over.
+async fn wait(shard: &Rc<Shard>, peer: &Rc<Peer>, stream: &Stream) -> bool {
     let deferred = peer.machine.borrow_mut().take_deferred();
-    if let Some(deferred) = deferred {
-        shard.sampling.give_up(peer.key);
-        shard.hand_over(peer, deferred);
+    match deferred {
+        Some(Deferred::Events) if leave(shard, peer, stream) => return false,
+        Some(deferred) => {
+            shard.sampling.give_up(peer.key);
+            shard.hand_over(peer, deferred);
+        }
+        None => {}
     }
     // The task is woken by whoever changes the machine.
     poll_fn(|_| match peer.machine.borrow().next() != Next::Wait || is_to_move(shard, peer) {
@@ -329,6 +332,19 @@ async fn wait(shard: &Rc<Shard>, peer: &Rc<Peer>) {
         false => Poll::Pending,
     })
     .await;
+    true
+}
+
+/// Gives the connection to the control plane, which writes to it from here on; false when that has no place for it. Its
+/// socket is closed here like any other's, but that is no end to the client while the control plane has it.
+fn leave(shard: &Shard, peer: &Peer, stream: &Stream) -> bool {
+    // The place first: then a flood of watchers costs no descriptors.
+    let Some(place) = shard.to_control.place() else { return false };
+    let Ok(socket) = stream.duplicate() else { return false };
+    shard.sampling.give_up(peer.key);
+    let head = shard.decide(|site| peer.machine.borrow_mut().leave(site));
+    shard.to_control.hand_over(Watcher { socket, head, place });
+    true
 }
 
 /// RFC 9112 9.6: says that nothing more comes, then reads and drops for a while, so that no reset destroys what was sent.

@@ -432,7 +432,7 @@ impl Shard {
         let ticket = Ticket { shard: self.index, peer: peer.key, place: 0, since_us: (self.clocks.tick_us)() };
         let writes = match &deferred {
             Deferred::Writes(commands) => Some(commands.len()),
-            Deferred::Read(_) | Deferred::Page(_) => None,
+            Deferred::Read(_) | Deferred::Page(_) | Deferred::Events => None,
         };
         let Err(reject) = self.to_control.send(ticket, deferred) else { return };
         self.counters.queue_full.add(1);

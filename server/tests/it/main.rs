@@ -32,4 +32,5 @@ mod start;
 mod store_trouble;
 mod transfer;
 mod visibility;
+mod watching;
 mod writes;

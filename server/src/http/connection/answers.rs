@@ -2,6 +2,7 @@
 
 use todo_proto::id::ItemId;
 use todo_proto::names::ROUTE;
+use todo_worker::exposition::Format;
 
 use super::Connection;
 use super::Phase;
@@ -17,6 +18,16 @@ use crate::http::site::Site;
 use crate::limits::{COPIED_BODY_BYTES_MAX, REPLY_HEAD_BYTES_MAX};
 use crate::snapshot::Slice;
 use crate::snapshot::response::{Found, JSON, Query, find};
+
+/// What answers `/dashboard/events`: server-sent events, of which no proxy keeps or gathers any.
+const EVENTS: Fields<'_> = Fields {
+    content_type: Some("text/event-stream"),
+    content_length: None,
+    etag: None,
+    vary: false,
+    extra: b"Cache-Control: no-store\r\nX-Accel-Buffering: no\r\nX-Content-Type-Options: nosniff\r\n",
+    is_preflight: false,
+};
 
 impl Connection {
     /// Answers a read that is not ready-made, or defers it.
@@ -91,7 +102,16 @@ impl Connection {
                 self.answer_text(page.content_type(), page.fields(), &page.body(), kind, form, site);
             }
             Route::Ready => self.defer(Deferred::Page(Page::Ready), kind, form, None),
-            Route::Metrics => self.defer(Deferred::Page(Page::Metrics), kind, form, None),
+            Route::Metrics => {
+                let format = Format::of_accept(head.accept);
+                self.defer(Deferred::Page(Page::Metrics(format)), kind, form, None);
+            }
+            Route::Events if form.head_only => {
+                let Site { pool, date, counters, .. } = site;
+                self.output.put_with(REPLY_HEAD_BYTES_MAX, pool, |out| write_head(out, 200, form, date, &EVENTS));
+                counters.answered(kind, 200, 1);
+            }
+            Route::Events => self.defer(Deferred::Events, kind, form, None),
             Route::Options(allow) => {
                 let preflight = form.origin.map_or("", AllowedOrigin::preflight_lines);
                 let extra = [allow.fields(), preflight].concat();
@@ -105,6 +125,16 @@ impl Connection {
         if form.closes() && self.phase == Phase::Head && self.group.is_none() {
             self.close(site);
         }
+    }
+
+    /// The head of an answer without end, which closes the connection when it comes to one.
+    pub(super) fn events_head(&self, site: &Site) -> Vec<u8> {
+        let member = self.group.as_ref().and_then(|group| group.first());
+        let form = member.map_or(Form::CLOSING, |member| member.form.closing());
+        let mut head = Vec::with_capacity(REPLY_HEAD_BYTES_MAX);
+        write_head(&mut head, 200, form, &site.date, &EVENTS);
+        site.counters.answered(RouteKind::Page, 200, 1);
+        head
     }
 
     pub(super) fn answer_text(

@@ -2,6 +2,7 @@
 
 use todo_proto::command::TodoCommand;
 use todo_proto::id::ItemId;
+use todo_worker::exposition::Format;
 
 use crate::counters::RouteKind;
 use crate::http::reject::Reject;
@@ -19,6 +20,8 @@ pub enum Deferred {
     Read(Query),
     /// A page that the control plane writes.
     Page(Page),
+    /// The connection itself, which the control plane writes to from here on: [`Connection::leave`](super::Connection::leave).
+    Events,
 }
 
 /// Pages of the control plane.
@@ -27,7 +30,7 @@ pub enum Page {
     /// `GET /ready`.
     Ready,
     /// `GET /metrics`.
-    Metrics,
+    Metrics(Format),
 }
 
 /// What became of one deferred write.
@@ -166,6 +169,11 @@ impl Group {
         if let Some(last) = self.members.last_mut() {
             last.form = last.form.closing();
         }
+    }
+
+    /// The first request in it.
+    pub(super) fn first(&self) -> Option<&Member> {
+        self.members.first()
     }
 
     pub(super) fn into_members(self) -> Vec<Member> {

@@ -272,6 +272,16 @@ impl Connection {
         }
     }
 
+    /// The connection goes to the control plane, which writes to it from here on: the head of its answer, which goes
+    /// first. What has come behind the request is dropped, since nothing behind an answer without end is answered. Only
+    /// with [`Deferred::Events`] in hand; [`release`](Connection::release) follows.
+    pub fn leave(&mut self, site: &mut Site) -> Vec<u8> {
+        debug_assert!(self.next() == Next::Wait, "nothing is owed");
+        let head = self.events_head(site);
+        self.close(site);
+        head
+    }
+
     /// Looks at the write that was held, if one was.
     pub fn resume_writes(&mut self) {
         if self.phase == Phase::Held {

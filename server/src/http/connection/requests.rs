@@ -126,7 +126,9 @@ impl Connection {
             Err(_) if self.group.is_some() => return Step::Stop,
             Err(reject) => return self.refuse_and_close(reject, rest, site),
         };
-        let routed = route(&head, site.rules.limit_max);
+        let routed = route(&head, site.rules.limit_max).and_then(|route| {
+            if site.rules.admin_elsewhere && route.is_administrative() { Err(Reject::NotFound) } else { Ok(route) }
+        });
         if self.group.is_some() && !self.joins_group(&head, &routed, rest.len() - end) {
             return Step::Stop;
         }

@@ -299,6 +299,10 @@ impl<'a, 'c> Drive<'a, 'c> {
                 *slot = Some(kept);
                 self.call(|machine, site| machine.deferred_answer(given, site))
             }
+            Handed::Events(..) => {
+                self.handed[index] = Handed::Events(Some(Reject::WatchersFull));
+                self.call(|machine, site| machine.deferred_answer(DeferredAnswer::Reject(Reject::WatchersFull), site))
+            }
             Handed::Page(..) => {
                 let (kept, given) = (self.answer(kind, false), self.answer(kind, false));
                 let Handed::Page(_, slot) = &mut self.handed[index] else { unreachable!("looked at above") };
@@ -318,6 +322,7 @@ impl<'a, 'c> Drive<'a, 'c> {
             }
             Deferred::Read(query, ..) => self.handed.push(Handed::Read(query, None)),
             Deferred::Page(page) => self.handed.push(Handed::Page(page, None)),
+            Deferred::Events => self.handed.push(Handed::Events(None)),
         }
         self.waiting = (first..self.handed.len()).zip(0..).collect();
     }

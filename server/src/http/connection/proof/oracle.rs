@@ -7,6 +7,7 @@
 use todo_proto::command::{Operation, TodoCommand};
 use todo_proto::id::ItemId;
 use todo_proto::todo::{parse_fields, parse_patch};
+use todo_worker::exposition::Format;
 
 use super::super::group::{DeferredAnswer, Page, WriteOutcome};
 use super::world::{BEARER, KEYS, STORE_ID, Version, WALL_MS};
@@ -40,6 +41,8 @@ pub enum Handed {
     Read(Query, Option<DeferredAnswer>),
     /// A page.
     Page(Page, Option<DeferredAnswer>),
+    /// The connection, for which there was no place.
+    Events(Option<Reject>),
 }
 
 /// Everything that happened on one connection.
@@ -295,7 +298,21 @@ impl<'a> Check<'a> {
                 self.answer(&head, form, &body)
             }
             Route::Ready => self.page(Page::Ready, head, form),
-            Route::Metrics => self.page(Page::Metrics, head, form),
+            Route::Metrics => self.page(Page::Metrics(Format::of_accept(head.accept)), head, form),
+            Route::Events if form.head_only => {
+                let date = self.date();
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{date}Cache-Control: no-store\r\nX-Accel-Buffering: no\r\nX-Content-Type-Options: nosniff\r\n"
+                );
+                self.answer(&head, form, b"")
+            }
+            Route::Events => match self.next_handed() {
+                Some(Handed::Events(Some(reject))) => {
+                    let reject = *reject;
+                    self.refuse(reject, form)
+                }
+                _ => self.cut(),
+            },
             Route::Options(allow) => {
                 let head = format!("HTTP/1.1 204 No Content\r\n{}{}", self.date(), allow_lines(allow));
                 self.answer(&head, form, b"")

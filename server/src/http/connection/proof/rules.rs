@@ -1,13 +1,16 @@
 //! What the RFCs and the issue ask of a connection, a row each.
 
 use std::rc::Rc;
+use std::sync::Arc;
+
+use todo_worker::exposition::Format;
 
 use super::super::group::{Deferred, DeferredAnswer, Page, WriteOutcome};
 use super::super::{Connection, Cut, Linger, Next};
 use super::world::{BEARER, FLOORED, START_TICK_MS, Version, WHOLE, id_at, site};
 use crate::http::output::{Held, Transfer};
 use crate::http::reject::Reject;
-use crate::http::site::{Now, Site};
+use crate::http::site::{Now, Rules, Site};
 use crate::limits::{
     BODY_TIMEOUT, DRAIN_BODY_BYTES_MAX, GROUP_BYTES_MAX, GROUP_WRITES_MAX, HEAD_TIMEOUT, IDLE_TIMEOUT,
     LINGER_BYTES_MAX, LINGER_TIMEOUT, OUTPUT_BYTES_PER_TURN, PROGRESS_BYTES, PROGRESS_TIMEOUT, READ_BUFFER_BYTES,
@@ -88,7 +91,7 @@ impl Client {
                             self.machine.write_outcome(place, WriteOutcome::Acknowledged, &mut self.site);
                         }
                     }
-                    Deferred::Read(_) | Deferred::Page(_) => {
+                    Deferred::Read(_) | Deferred::Page(_) | Deferred::Events => {
                         self.machine.deferred_answer(page(b"page"), &mut self.site);
                     }
                 }
@@ -490,7 +493,7 @@ fn a_read_or_page_goes_alone() {
         let found = match client.machine.take_deferred() {
             Some(Deferred::Read(Query::Item(id))) if id == id_at(150) => "read",
             Some(Deferred::Page(Page::Ready)) => "ready",
-            Some(Deferred::Page(Page::Metrics)) => "metrics",
+            Some(Deferred::Page(Page::Metrics(Format::Prometheus))) => "metrics",
             Some(Deferred::Writes(commands)) if commands.len() == 1 => "write",
             other => panic!("{other:?}"),
         };
@@ -508,6 +511,37 @@ fn a_read_or_page_goes_alone() {
         client.settle();
     }
     assert_eq!(client.statuses(), [200, 200, 200, 202, 200]);
+}
+
+#[test]
+fn a_connection_leaves_with_the_head_of_its_answer_and_nothing_else() {
+    let mut client = Client::new();
+    let events = get("/dashboard/events");
+    client.send([get("/todos?limit=1"), events.clone(), get("/todos?limit=1")].concat());
+    client.settle();
+    assert_eq!(client.statuses(), [200], "what stands before it is answered");
+    assert!(matches!(client.machine.take_deferred(), Some(Deferred::Events)));
+    let head = String::from_utf8(client.machine.leave(&mut client.site)).expect("text");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"), "{head}");
+    assert!(head.ends_with("Connection: close\r\n\r\n") && !head.contains("Content-Length"), "{head}");
+    client.machine.release(&mut client.site);
+    assert_eq!(client.site.input_bytes, 0, "nothing is held of what came behind it");
+    // Where there is no place it is refused like any other, and what came behind it is answered.
+    let mut client = Client::new();
+    client.send([events, get("/todos?limit=1")].concat());
+    assert!(matches!(client.machine.take_deferred(), Some(Deferred::Events)));
+    assert!(client.machine.deferred_answer(DeferredAnswer::Reject(Reject::WatchersFull), &mut client.site));
+    client.settle();
+    assert_eq!(client.statuses(), [503, 200]);
+}
+
+#[test]
+fn what_is_for_administrators_is_not_here_where_it_is_elsewhere() {
+    let mut client = Client::new();
+    let rules = Rules { admin_elsewhere: true, ..(*client.site.rules).clone() };
+    client.site.rules = Arc::new(rules);
+    client.converse(&[[get("/metrics"), get("/dashboard"), get("/dashboard/events"), get("/health")].concat()]);
+    assert_eq!(client.statuses(), [404, 404, 404, 200]);
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn read() -> impl Strategy<Value = Vec<u8>> {
         2 => (0..ITEMS_COUNT + 5, 1..40u32)
             .prop_map(|(index, limit)| format!("/todos?after={}&limit={limit}", id_at(index))),
         3 => (0..ITEMS_COUNT + 5).prop_map(|index| format!("/todos/{}", id_at(index))),
-        1 => select(&["/health", "/ready", "/metrics", "/todos?limit=0", "/todos?limit=x", "/nothing"][..])
+        1 => select(&["/health", "/ready", "/metrics", "/dashboard/events", "/todos?limit=0", "/todos?limit=x", "/nothing"][..])
             .prop_map(str::to_owned),
         1 => Just("/todos".to_owned()),
     ];

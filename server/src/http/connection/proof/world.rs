@@ -71,6 +71,7 @@ pub fn site(versions: &[Version]) -> Site {
         wall_clock: || WALL_MS,
         rules: Arc::new(Rules {
             allowed_origins: &[],
+            admin_elsewhere: false,
             limit_max: LIST_LIMIT_MAX,
             head_timeout_ms: HEAD_TIMEOUT.as_millis() as u64,
             body_timeout_ms: BODY_TIMEOUT.as_millis() as u64,
