@@ -13,6 +13,8 @@ use crate::report::Tally;
 pub struct Programs {
     /// The server as its integration tests start it.
     pub server: Option<PathBuf>,
+    /// The worker of a cluster, as its integration tests start it.
+    pub worker: Option<PathBuf>,
     /// The load generator.
     pub bench: Option<PathBuf>,
     /// The server's integration tests (`server/tests/it`).
@@ -31,6 +33,7 @@ impl Programs {
         let harness = message["profile"]["test"].as_bool().unwrap_or_default();
         let place = match (package, kind, name, harness) {
             ("server", "bin", "todo-server", false) => &mut self.server,
+            ("worker", "bin", "todo-worker", false) => &mut self.worker,
             ("bench", "bin", "todo-bench", false) => &mut self.bench,
             ("server", "test", "it", true) => &mut self.socket_tests,
             _ => return,

@@ -1,7 +1,8 @@
 //! `cargo xtask ...`: the project's own commands, the same on a desk and in CI.
 //!
 //! - `test`: everything deterministic, one named step after another (`test`), from what each check is made of:
-//!   `imports`, `licences`, `links`, `sanitizer`, `readme`, `tutorial`, `tuning`, `transcript`, `openapi`, `manifests`, `monitoring`.
+//!   `imports`, `licences`, `links`, `sanitizer`, `readme`, `tutorial`, `tuning`, `transcript`, `openapi`, `manifests`,
+//!   `monitoring`, `schemathesis`, `dashboard`.
 //! - `soak`: what needs time: fuzzing, kills under load, chaos, load (`soak`).
 //! - `stack`: Postgres, Redis and Kafka for development and for the tests (`stack`).
 //! - `swap`: the server's process replaced under load (`swap`).
@@ -16,6 +17,7 @@ mod bench;
 mod chaos;
 mod cluster;
 mod command;
+mod dashboard;
 mod demo;
 mod http;
 mod imports;
@@ -29,6 +31,7 @@ mod peers;
 mod readme;
 mod report;
 mod sanitizer;
+mod schemathesis;
 mod server;
 mod soak;
 mod stack;

@@ -1,130 +1,98 @@
-//! `docs/monitoring`: every metric that an alert or a panel names is exported by a server or a worker that runs.
+//! What Prometheus and Grafana are given (`docs/monitoring`), checked against what the programs really export: a server on a
+//! file, a server of a cluster and a worker. Pages are read by the parsers of Prometheus' Python client, rules by promtool.
 
-use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use crate::cluster::SECRET;
-use crate::command::root;
-use crate::http;
+use crate::command::{command, root, scratch, succeed};
+use crate::http::Client;
 use crate::libtest::Programs;
 use crate::report::Tally;
 use crate::server::Server;
-use crate::stack::service::free_ports;
+use crate::tools;
 
-const FILES: [&str; 2] = ["docs/monitoring/alerts.yaml", "docs/monitoring/grafana.json"];
-const PREFIX: &str = "todo_";
-/// A debug build on a busy machine; a worker makes its topic first.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// For tests: it protects nothing.
+const SECRET: &str = "a secret of the monitoring check, thirty-two bytes";
+const TODO: &str = r#"{"title":"Look at the figures"}"#;
 
-/// Starts a server over a file, one over the services and a worker, and compares.
+/// Compares names and labels, reads both formats strictly, and runs the rules' tests.
 pub fn check(programs: &Programs, services: &[(&'static str, String)]) -> Result<Tally, String> {
     let server = programs.server.as_deref().ok_or("the tests have built no todo-server")?;
+    let worker = programs.worker.as_deref().ok_or("the tests have built no todo-worker")?;
+    let pages = scratch("monitoring")?;
+    on_a_file(server, &pages)?;
+    of_a_cluster(server, worker, services, &pages)?;
+    let mut names = command(tools::python(), &[]);
+    succeed(names.arg(root().join("xtask/src/monitoring.py")).arg(&pages))?;
+    let rules = root().join("docs/monitoring");
+    succeed(command(tools::promtool(), &["check", "rules"]).arg(rules.join("alerts.yaml")))?;
+    succeed(command(tools::promtool(), &["test", "rules"]).arg(rules.join("alerts_test.yaml")))?;
+    Ok(Tally { passed: 3, failed: 0 })
+}
+
+fn on_a_file(program: &Path, pages: &Path) -> Result<(), String> {
     let directory = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
-    let mut variables: Vec<(&str, &str)> = services.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    variables.push(("JWT_SECRET", SECRET));
-
-    let mut exported = BTreeSet::new();
-    for (name, settings) in [("file", &[][..]), ("cluster", &variables)] {
-        let place = directory.path().join(name);
-        std::fs::create_dir(&place).map_err(|error| format!("{}: {error}", place.display()))?;
-        exported.extend(names_of(&page(Server::start(server, &place, settings)?.port)?)?);
-    }
-    exported.extend(names_of(&worker_page(&server.with_file_name("todo-worker"), &variables)?)?);
-
-    let mut faults = Vec::new();
-    let mut count = 0;
-    for file in FILES {
-        let text = std::fs::read_to_string(root().join(file)).map_err(|error| format!("{file}: {error}"))?;
-        let named = names_in(&text);
-        count += named.len();
-        faults.extend(named.difference(&exported).map(|name| format!("{file}: nobody exports {name}")));
-    }
-    println!("{count} names in {} files, {} exported", FILES.len(), exported.len());
-    if !faults.is_empty() {
-        return Err(faults.join("\n"));
-    }
-    if count == 0 { Err("no file names a metric".to_owned()) } else { Ok(Tally::ONE) }
+    let server = Server::start(program, directory.path(), &[("SEED_TODOS", "100")])?;
+    let token = server.token(program, directory.path())?;
+    use_and_save(server.port, &token, "file", pages)
 }
 
-fn page(port: u16) -> Result<String, String> {
-    let response = http::exchange(port, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    String::from_utf8(response.body).map_err(|error| format!("/metrics: {error}"))
+fn of_a_cluster(server: &Path, worker: &Path, services: &[(&'static str, String)], pages: &Path) -> Result<(), String> {
+    let folders = [tempfile::tempdir(), tempfile::tempdir()].map(|folder| folder.map_err(|error| error.to_string()));
+    let [worker_folder, server_folder] = folders;
+    let (worker_folder, server_folder) = (worker_folder?, server_folder?);
+    let services = services.iter().filter(|(name, _)| !name.starts_with("TEST_"));
+    // It listens where a server would have.
+    let mut words = Command::new("sh");
+    words.args(["-c", "WORKER_PORT=$HTTP_PORT exec \"$0\""]).arg(worker);
+    let worker = Server::start_command(with(words, services.clone()), worker_folder.path())?;
+    let process = Server::start_command(with(Command::new(server), services), server_folder.path())?;
+    process.wait_until("/ready", |body| String::from_utf8_lossy(body).contains("\"writes\":true"))?;
+    let mut words = Command::new(server);
+    words.env("JWT_SECRET", SECRET);
+    let token = process.token_by(words, server_folder.path())?;
+    use_and_save(process.port, &token, "cluster", pages)?;
+    save(worker.port, "worker", pages)
 }
 
-fn worker_page(program: &Path, variables: &[(&str, &str)]) -> Result<String, String> {
-    let [port] = free_ports()?;
-    let mut worker = Command::new(program);
-    worker.envs(variables.iter().copied()).env("WORKER_PORT", port.to_string());
-    worker.env("WORKER_HOST", Ipv4Addr::LOCALHOST.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
-    let mut worker = Ended(worker.spawn().map_err(|error| format!("cannot start {}: {error}", program.display()))?);
-    let deadline = Instant::now() + START_TIMEOUT;
-    loop {
-        match page(port) {
-            // A part's series are there once the worker has taken a lease.
-            Ok(page) if page.contains("todo_worker_lag{") => return Ok(page),
-            _ if Instant::now() > deadline => return Err("the worker has no part after a minute".to_owned()),
-            _ => {}
+fn with<'a>(mut command: Command, services: impl Iterator<Item = &'a (&'static str, String)>) -> Command {
+    command.env("JWT_SECRET", SECRET).envs(services.map(|(name, place)| (*name, place)));
+    command
+}
+
+/// Asks for something of each kind, so that every series is there, then keeps the page.
+fn use_and_save(port: u16, token: &str, name: &str, pages: &Path) -> Result<(), String> {
+    let mut client = Client::connect(port)?;
+    let bearer = format!("Authorization: Bearer {token}\r\nContent-Type: application/json\r\n");
+    for (method, target, headers, body, expected) in [
+        ("GET", "/todos?limit=10", "", "", 200),
+        ("GET", "/nothing", "", "", 404),
+        ("POST", "/todos", &bearer, TODO, 202),
+    ] {
+        let answer = client.request(method, target, headers, body)?;
+        if answer.status != expected {
+            return Err(format!("{name}: {method} {target}: {} instead of {expected}", answer.status));
         }
-        if let Ok(Some(status)) = worker.0.try_wait() {
-            return Err(format!("the worker ended with {status}"));
+    }
+    save(port, name, pages)
+}
+
+fn save(port: u16, name: &str, pages: &Path) -> Result<(), String> {
+    let mut client = Client::connect(port)?;
+    for (kind, accept, media_type) in [
+        (
+            "open",
+            "Accept: application/openmetrics-text; version=1.0.0\r\n",
+            "application/openmetrics-text; version=1.0.0;",
+        ),
+        ("text", "", "text/plain; version=0.0.4;"),
+    ] {
+        let page = client.request("GET", "/metrics", accept, "")?;
+        if page.status != 200 || !page.header("content-type").is_some_and(|found| found.starts_with(media_type)) {
+            return Err(format!("{name}: {kind}: {} {:?}", page.status, page.headers));
         }
-        std::thread::sleep(LOOK_EVERY);
+        let path = pages.join(format!("{name}.{kind}"));
+        std::fs::write(&path, page.body).map_err(|error| format!("{}: {error}", path.display()))?;
     }
-}
-
-/// Ends with the value.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// The names of a page's families, as series have them: `# TYPE name kind`.
-fn names_of(page: &str) -> Result<BTreeSet<String>, String> {
-    let mut names = BTreeSet::new();
-    for line in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
-        let (name, kind) = line.split_once(' ').ok_or_else(|| format!("# TYPE {line}: no kind"))?;
-        let endings: &[&str] = match kind {
-            "counter" => &["_total"],
-            "histogram" => &["_bucket", "_sum", "_count"],
-            _ => &[""],
-        };
-        names.extend(endings.iter().map(|ending| format!("{name}{ending}")));
-    }
-    Ok(names)
-}
-
-/// Every word of a text that begins like a metric.
-fn names_in(text: &str) -> BTreeSet<String> {
-    let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
-    words.filter(|word| word.starts_with(PREFIX)).map(str::to_owned).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_a_page_are_those_of_its_series() {
-        let page =
-            "# HELP todo_a A.\n# TYPE todo_a counter\ntodo_a_total 1\n# TYPE todo_b histogram\n# TYPE todo_c gauge\n";
-        let names: Vec<String> = names_of(page).expect("names").into_iter().collect();
-        assert_eq!(names, ["todo_a_total", "todo_b_bucket", "todo_b_count", "todo_b_sum", "todo_c"]);
-        assert!(names_of("# TYPE todo_a\n").is_err());
-    }
-
-    #[test]
-    fn names_in_an_expression() {
-        let names: Vec<String> =
-            names_in("rate(todo_a_total{x=\"y\"}[5m]) / todo_b > 0.1 * mytodo_c").into_iter().collect();
-        assert_eq!(names, ["todo_a_total", "todo_b"]);
-    }
+    Ok(())
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::command::{command, line_of, succeed};
+use crate::command::{capture, command, line_of, succeed};
 use crate::http;
 
 /// A debug build on a busy machine takes a second or two.
@@ -69,6 +69,30 @@ impl Server {
         while http::connect(self.port).is_ok() {
             if Instant::now() > deadline {
                 return Err(format!("the server drains and still accepts:\n{}", self.log()));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
+    }
+
+    /// A token for writes, made by the server's own program with the secret in its directory.
+    pub fn token(&self, program: &Path, directory: &Path) -> Result<String, String> {
+        self.token_by(Command::new(program), directory)
+    }
+
+    /// The same, by a command whose environment says more.
+    pub fn token_by(&self, mut program: Command, directory: &Path) -> Result<String, String> {
+        program.args(["token", "--sub", "xtask"]).envs(settings(directory, self.port)).current_dir(directory);
+        capture(&mut program).map(|token| token.trim().to_owned())
+    }
+
+    /// Waits until the page at `path` is as wanted.
+    pub fn wait_until(&self, path: &str, is_so: impl Fn(&[u8]) -> bool) -> Result<(), String> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        while !http::exchange(self.port, request.as_bytes()).is_ok_and(|answer| is_so(&answer.body)) {
+            if Instant::now() > deadline {
+                return Err(format!("{path} is not as wanted after {START_TIMEOUT:?}:\n{}", self.log()));
             }
             std::thread::sleep(LOOK_EVERY);
         }

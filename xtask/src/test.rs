@@ -9,7 +9,9 @@ use crate::command::{cargo, command, follow, root, succeed};
 use crate::libtest::{self, Programs};
 use crate::report::{Report, Tally};
 use crate::stack::{Scoped, Security};
-use crate::{imports, licences, links, manifests, monitoring, openapi, readme, sanitizer, tools, tuning};
+use crate::{
+    dashboard, imports, licences, links, manifests, monitoring, openapi, readme, sanitizer, schemathesis, tools, tuning,
+};
 
 /// The other drivers and accept modes; the first run of all tests takes the defaults, io_uring and handoff.
 const SOCKET_MODES: &[(&str, &[(&str, &str)])] = &[
@@ -67,6 +69,8 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
     }
     report.step("README.md", || readme::check(built(&programs)?));
     report.step("docs/openapi.yaml", || openapi::check(built(&programs)?));
+    report.step("schemathesis", || schemathesis::check(built(&programs)?));
+    report.step("dashboard in a browser", || dashboard::check(built(&programs)?));
     report.step("compose.yaml, Dockerfile, k8s", || manifests::check(built(&programs)?));
     report.step("docs/monitoring", || {
         let services = services.as_ref().map_err(Clone::clone)?;

@@ -6,8 +6,13 @@ use std::process::Command;
 use crate::command::{command, root, succeed, works};
 
 /// Pinned, so that a new release cannot break yesterday's commit.
-const PYTHON_PACKAGES: [&str; 3] =
-    ["openapi-spec-validator==0.9.0", "kubernetes-validate==1.37.0", "check-jsonschema==0.39.0"];
+const PYTHON_PACKAGES: [&str; 5] = [
+    "openapi-spec-validator==0.9.0",
+    "kubernetes-validate==1.37.0",
+    "check-jsonschema==0.39.0",
+    "schemathesis==4.32.5",
+    "prometheus_client==0.26.0",
+];
 const CARGO_FUZZ: &str = "0.13.2";
 
 /// Something to install.
@@ -50,10 +55,11 @@ pub const FOR_TEST: &[Tool] = &[
         install: || apt(&["python3", "python3-venv"]),
     },
     Tool {
-        name: "openapi-spec-validator, kubernetes-validate, check-jsonschema (PyPI, into target/xtask/python)",
-        purpose: "the checks of docs/openapi.yaml, k8s and compose.yaml",
+        name: "openapi-spec-validator, kubernetes-validate, check-jsonschema, schemathesis, prometheus_client (PyPI, into target/xtask/python)",
+        purpose: "the checks of docs/openapi.yaml, k8s, compose.yaml and docs/monitoring",
         present: || {
-            let imports = "import openapi_spec_validator, jsonschema, yaml, kubernetes_validate, check_jsonschema";
+            let imports = "import openapi_spec_validator, jsonschema, yaml, kubernetes_validate, check_jsonschema, \
+                           schemathesis, prometheus_client";
             works(&mut command(python(), &["-c", imports]))
         },
         install: || {
@@ -61,6 +67,23 @@ pub const FOR_TEST: &[Tool] = &[
             let mut install = command(python, &["-m", "pip", "install", "--quiet"]);
             install.args(PYTHON_PACKAGES);
             vec![command("python3", &["-m", "venv", "target/xtask/python"]), install]
+        },
+    },
+    Tool {
+        name: "chromium (apt)",
+        purpose: "the dashboard in a browser",
+        present: || works(&mut command("chromium", &["--version"])),
+        install: || apt(&["chromium"]),
+    },
+    Tool {
+        name: "promtool (apt's prometheus, unpacked into target/xtask/prometheus)",
+        purpose: "the rules in docs/monitoring",
+        present: || works(&mut command(promtool(), &["--version"])),
+        // Installed as a package it would start a service.
+        install: || {
+            let unpack = "mkdir -p target/xtask/prometheus && cd target/xtask/prometheus && apt-get download prometheus \
+                          && dpkg -x prometheus_*.deb . && rm prometheus_*.deb";
+            vec![apt_get(&["update", "--quiet"]), command("sh", &["-c", unpack])]
         },
     },
 ];
@@ -141,6 +164,11 @@ pub fn python() -> PathBuf {
     root().join("target/xtask/python/bin/python3")
 }
 
+/// Prometheus' checker of rules.
+pub fn promtool() -> PathBuf {
+    root().join("target/xtask/prometheus/usr/bin/promtool")
+}
+
 /// cargo's fuzzing subcommand.
 pub fn cargo_fuzz() -> PathBuf {
     root().join("target/xtask/cargo/bin/cargo-fuzz")
@@ -178,12 +206,13 @@ pub fn install(missing: &[&Tool]) -> Result<(), String> {
 
 /// Debian's packages, by sudo unless we are root.
 fn apt(packages: &[&str]) -> Vec<Command> {
-    let root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
-    let words = |arguments: &[&str]| {
-        if root { command("apt-get", arguments) } else { command("sudo", &[&["apt-get"], arguments].concat()) }
-    };
     let install = [&["install", "--yes", "--no-install-recommends"], packages].concat();
-    vec![words(&["update", "--quiet"]), words(&install)]
+    vec![apt_get(&["update", "--quiet"]), apt_get(&install)]
+}
+
+fn apt_get(arguments: &[&str]) -> Command {
+    let root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
+    if root { command("apt-get", arguments) } else { command("sudo", &[&["apt-get"], arguments].concat()) }
 }
 
 #[cfg(test)]
