@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
 use todo_server::control::handover::command;
 use todo_server::http::bearer::Keys;
 use todo_server::settings::{Command, CommandLine, Settings};
@@ -23,21 +22,24 @@ type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
     abort_on_panic();
-    let CommandLine { command, settings } = CommandLine::parse();
-    let done = start_logging(&settings, command.as_ref()).and_then(|()| match command.unwrap_or(Command::Serve) {
-        Command::Serve => serve::run(&settings).map_err(Failure::from),
-        Command::Seed { count, from, append } => seed(&settings, &Seed { count, from, append }),
-        Command::Export => export(&settings),
-        Command::Upgrade { binary } => upgrade(&settings, binary.as_deref()),
-        Command::Check => todo_server::check::run(&settings),
-        Command::Token { sub, ttl } => token(&settings, &sub, ttl),
-    });
-    match done {
+    match CommandLine::read().map_err(Failure::from).and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("todo-server: {failure}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(CommandLine { command, settings }: CommandLine) -> Result<(), Failure> {
+    start_logging(&settings, command.as_ref())?;
+    match command.unwrap_or(Command::Serve) {
+        Command::Serve => Ok(serve::run(&settings)?),
+        Command::Seed { count, from, append } => seed(&settings, &Seed { count, from, append }),
+        Command::Export => export(&settings),
+        Command::Upgrade { binary } => upgrade(&settings, binary.as_deref()),
+        Command::Check => todo_server::check::run(&settings),
+        Command::Token { sub, ttl } => token(&settings, &sub, ttl),
     }
 }
 
@@ -127,7 +129,7 @@ fn export(settings: &Settings) -> Result<(), Failure> {
 }
 
 fn upgrade(settings: &Settings, binary: Option<&Path>) -> Result<(), Failure> {
-    let done = command::ask(&settings.command_socket(), binary)?;
+    let done = command::ask(&settings.command_socket(settings.http_port), binary)?;
     println!("{done}");
     Ok(())
 }
