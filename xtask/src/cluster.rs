@@ -128,7 +128,8 @@ fn start(name: &'static str, directory: &Path, words: Vec<String>, port: u16) ->
     Ok(service)
 }
 
-fn services(places: &Places) -> [String; 3] {
+/// Where the services are, as flags.
+pub fn services(places: &Places) -> [String; 3] {
     use crate::stack::{DATABASE, PASSWORD, USER};
     [
         format!("--kafka-brokers=127.0.0.1:{}", places.kafka),

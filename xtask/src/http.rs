@@ -50,6 +50,24 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Sends bytes as they are and reads one response.
+    pub fn exchange(&mut self, request: &[u8]) -> Result<Response, String> {
+        self.stream.write_all(request).map_err(|error| format!("sending: {error}"))?;
+        read_response(&self.stream, request.starts_with(b"HEAD "))
+    }
+
+    /// Waits until the other side ends the connection, with nothing more said.
+    pub fn wait_for_end(&mut self, within: Duration) -> Result<(), String> {
+        self.stream.set_read_timeout(Some(within)).map_err(|error| format!("a timeout: {error}"))?;
+        match self.stream.read(&mut [0]) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err("something was said that nobody asked for".to_owned()),
+            Err(error) => Err(format!("no end: {error}")),
+        }
+    }
+}
+
 /// Sends `request` on a connection of its own and reads one response.
 pub fn exchange(port: u16, request: &[u8]) -> Result<Response, String> {
     let mut stream = connect(port)?;

@@ -4,6 +4,7 @@
 //!   `imports`, `licences`, `links`, `sanitizer`, `readme`, `openapi`, `manifests`.
 //! - `soak`: what needs time: fuzzing, kills under load, chaos, load (`soak`).
 //! - `stack`: Postgres, Redis and Kafka for development and for the tests (`stack`).
+//! - `swap`: the server's process replaced under load (`swap`).
 //! - `demo`: servers and a worker over a stack (`cluster`), and what a write takes to be seen (`demo`).
 //! - `chaos`: the same cluster while one of its parts fails (`chaos`).
 //! - `bench`: a release build, then every measurement and a page of them (`suite`); the same for a cluster (`bench`).
@@ -30,6 +31,7 @@ mod server;
 mod soak;
 mod stack;
 mod suite;
+mod swap;
 mod test;
 mod tools;
 
@@ -58,6 +60,8 @@ enum Task {
     },
     /// Real traffic through real services while one of them fails, round after round.
     Chaos(chaos::Arguments),
+    /// The server's process replaced again and again under load, while nobody may notice.
+    Swap(swap::Arguments),
     /// The whole cluster on this machine: writes on one server, reads on another, and how long that takes.
     Demo,
     /// Release build, then all that is published of reads, writes, latency and memory, as one page in `bench/runs/`; with
@@ -77,6 +81,7 @@ fn main() -> ExitCode {
         Task::Soak(arguments) => soak::run(&arguments),
         Task::Stack { action } => stack::run(&action),
         Task::Chaos(arguments) => chaos::run(&arguments),
+        Task::Swap(arguments) => swap::run(&arguments),
         Task::Demo => demo::run(),
         Task::Bench(arguments) => suite::run(&arguments),
         Task::BenchCluster { arguments } => bench::run_cluster(&arguments),

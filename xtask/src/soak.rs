@@ -1,7 +1,7 @@
 //! `cargo xtask soak`: what needs time. Half of it goes to fuzzing, an eighth to kills, a quarter to chaos, an eighth to load.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
@@ -9,7 +9,7 @@ use crate::command::{build_release, cargo, command, root, scratch, succeed};
 use crate::libtest;
 use crate::report::{Report, Tally};
 use crate::server::Server;
-use crate::{chaos, sanitizer, tools};
+use crate::{chaos, sanitizer, swap, tools};
 
 const FUZZ_TARGETS: &[&str] = &["head", "chunked", "connection", "json", "jwt", "messages"];
 /// A target with a planted fault: when the fuzzer does not find it, the other targets prove nothing.
@@ -19,6 +19,10 @@ const FUZZ_PROOF_SECONDS: u32 = 60;
 const SECONDS_PER_KILL: u32 = 3;
 /// Traffic, a fault, its mending, and until all agree: some five seconds on an idle machine.
 const SECONDS_PER_FAULT: u32 = 5;
+
+/// A short look; `cargo xtask swap` takes more.
+const SWAPS: u32 = 2;
+const SWAP_EVERY: Duration = Duration::from_secs(2);
 
 /// How long, and with which numbers.
 #[derive(Args)]
@@ -53,6 +57,10 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
     report.step("chaos", || {
         let is_well = chaos::rounds((2 * share_seconds / SECONDS_PER_FAULT).max(1), u64::from(seed))?;
         if is_well { Ok(Tally::ONE) } else { Err("a promise was broken".to_owned()) }
+    });
+    report.step("swaps under load", || {
+        let is_well = swap::rounds(SWAPS, false, SWAP_EVERY)?;
+        if is_well { Ok(Tally::ONE) } else { Err("somebody has noticed".to_owned()) }
     });
     report.step("load", || load(share_seconds.max(1)));
     Ok(report.end())
