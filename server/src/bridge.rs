@@ -23,8 +23,10 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::control::gate::Gate;
+use crate::http::bearer::Keys;
 use crate::http::connection::{Deferred, DeferredAnswer, Page, WriteOutcome};
 use crate::http::reject::Reject;
+use crate::http::site::Rules;
 use crate::limits::CONTROL_REQUESTS_MAX;
 use crate::shard::deadlines::PeerKey;
 use crate::snapshot::Snapshot;
@@ -61,6 +63,8 @@ pub enum Message {
     ResumeWrites,
     /// Another process goes on: accept nothing more, and pass connections on, each as soon as nothing is owed.
     MoveOn(Moves),
+    /// Other deadlines, bounds and keys from here on.
+    Settings(Arc<Rules>, Arc<Keys>),
     /// The acceptor has ended: no more connections come.
     NoMoreCome,
     /// The process is going: stop accepting, answer what is here, close.
@@ -330,6 +334,14 @@ impl Writes {
         match self {
             Writes::Embedded(log) => log.0.load().waiting_bytes(),
             Writes::Cluster { appender, .. } => appender.waiting_bytes(),
+        }
+    }
+
+    /// Whether writes are let in at all.
+    pub fn are_let_in(&self) -> bool {
+        match self {
+            Writes::Embedded(_) => true,
+            Writes::Cluster { gate, .. } => gate.is_open(),
         }
     }
 

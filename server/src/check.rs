@@ -35,7 +35,7 @@ pub struct Findings {
 pub fn run(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
     print_settings();
     // A server over the same file has the port and the lock of right: it is the one to be replaced.
-    let is_beside = UnixStream::connect(settings.command_socket()).is_ok();
+    let is_beside = UnixStream::connect(settings.command_socket(settings.http_port)).is_ok();
     let Findings { facts, problems } = find(settings, is_beside);
     println!();
     for (name, value) in &facts {
@@ -95,7 +95,10 @@ pub fn find(settings: &Settings, is_beside: bool) -> Findings {
 fn print_settings() {
     let command = CommandLine::command();
     // The command line was read before, so this reads it again without a surprise.
-    let matches = command.clone().get_matches();
+    let given = command.clone().get_matches();
+    let arguments = CommandLine::with_file(std::env::args_os().collect()).ok().and_then(Result::ok);
+    let matches = arguments.and_then(|arguments| command.clone().try_get_matches_from(arguments).ok());
+    let matches = matches.unwrap_or_else(|| given.clone());
     println!("settings:");
     for argument in command.get_arguments() {
         let Some(name) = argument.get_env().map(|name| name.to_string_lossy()) else { continue };
@@ -107,9 +110,10 @@ fn print_settings() {
             (false, true) => "set, and not shown".to_owned(),
             (false, false) => values.join(","),
         };
-        let source = match matches.value_source(id) {
-            Some(ValueSource::CommandLine) => " (flag)",
-            Some(ValueSource::EnvVariable) => " (environment)",
+        let source = match (given.value_source(id), matches.value_source(id)) {
+            (Some(ValueSource::CommandLine), _) => " (flag)",
+            (Some(ValueSource::EnvVariable), _) => " (environment)",
+            (_, Some(ValueSource::CommandLine)) => " (file)",
             _ => "",
         };
         println!("  {name:<26} {value}{source}");
@@ -158,7 +162,7 @@ fn postgres(cluster: &Cluster) -> Result<(&'static str, String), String> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     let found = runtime.block_on(async { tokio::time::timeout(CHECK_PATIENCE, database.find_store()).await });
     match found {
-        Ok(Ok(_)) => Ok(("Postgres", database.place().to_string())),
+        Ok(Ok(_)) => Ok(("Postgres", database.place().to_owned())),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("Postgres at {} does not answer in {} s", database.place(), CHECK_PATIENCE.as_secs())),
     }

@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use todo_server::control::handover::command;
 use todo_server::settings::{Command, CommandLine, SECRETS, Settings};
 use todo_server::transfer::export;
@@ -23,26 +21,27 @@ type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
     abort_on_panic();
-    let matches = CommandLine::command().get_matches();
-    let CommandLine { command, settings } =
-        CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let done = start_logging(&settings, command.as_ref()).and_then(|()| match command.unwrap_or(Command::Serve) {
+    match CommandLine::read().map_err(Failure::from).and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("todo-server: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(CommandLine { command, settings }: CommandLine) -> Result<(), Failure> {
+    start_logging(&settings, command.as_ref())?;
+    match command.unwrap_or(Command::Serve) {
         Command::Serve => {
-            warn_of_secrets(&matches);
-            serve::run(&settings).map_err(Failure::from)
+            warn_of_secrets();
+            Ok(serve::run(&settings)?)
         }
         Command::Seed { count, from, append } => seed(&settings, &Seed { count, from, append }),
         Command::Export => export(&settings),
         Command::Upgrade { binary } => upgrade(&settings, binary.as_deref()),
         Command::Check => todo_server::check::run(&settings),
         Command::Token { sub, ttl } => token(&settings, &sub, ttl),
-    });
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("todo-server: {failure}");
-            ExitCode::FAILURE
-        }
     }
 }
 
@@ -64,9 +63,14 @@ fn abort_on_panic() {
 }
 
 /// Arguments of a process can be read by everybody on its machine, as long as it runs.
-fn warn_of_secrets(matches: &ArgMatches) {
-    for (argument, variable) in SECRETS {
-        if matches.value_source(argument) == Some(ValueSource::CommandLine) {
+fn warn_of_secrets() {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    for (flag, variable) in SECRETS {
+        let is_it = |argument: &std::ffi::OsString| {
+            let rest = argument.as_encoded_bytes().strip_prefix(flag.as_bytes());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"="))
+        };
+        if arguments.iter().any(is_it) {
             tracing::warn!(
                 "{variable} was given as an argument, which everybody on this machine can read: set it in the environment, or name a file in {variable}_FILE"
             );
@@ -143,7 +147,7 @@ fn export(settings: &Settings) -> Result<(), Failure> {
 }
 
 fn upgrade(settings: &Settings, binary: Option<&Path>) -> Result<(), Failure> {
-    let done = command::ask(&settings.command_socket(), binary)?;
+    let done = command::ask(&settings.command_socket(settings.http_port), binary)?;
     println!("{done}");
     Ok(())
 }

@@ -13,6 +13,7 @@ use todo_proto::id::ItemId;
 use todo_worker::apply::Status;
 use todo_worker::channel::{self, QueueBounds};
 use todo_worker::kafka::{Kafka, append};
+use todo_worker::logging;
 use todo_worker::postgres::{self, Database};
 use todo_worker::producer::new_producer;
 use todo_worker::redis::{Redis, RedisError};
@@ -41,7 +42,7 @@ use crate::counters::ShardCounters;
 use crate::http::bearer::Keys;
 use crate::http::site::Rules;
 use crate::limits::{DASHBOARD_STREAMS_MAX, STORE_CONNECTIONS_MAX, STORE_READERS};
-use crate::settings::{Accept, DATA_FILE_DEFAULT, SEED_TODOS_DEFAULT, Settings, SettingsError};
+use crate::settings::{Accept, CommandLine, DATA_FILE_DEFAULT, SEED_TODOS_DEFAULT, Settings, SettingsError};
 use crate::shard::io::{Driver, probe_driver};
 use crate::shard::{self, Clocks, ShardStart};
 use crate::snapshot::{Builder, ItemChange, Snapshot};
@@ -346,7 +347,7 @@ impl Process<'_> {
         let (watching, watchers) = Watching::new(DASHBOARD_STREAMS_MAX);
         let bridge = ways_back.with_log(&writes, &watching);
         let draining = Arc::new(AtomicBool::new(false));
-        let leaving = Arc::new(AtomicBool::new(false));
+        let (closing, leaving) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let duplicates =
             listeners.sets.iter().flatten().map(TcpListener::try_clone).collect::<std::io::Result<Vec<_>>>();
         let duplicates = duplicates.map_err(|source| ServeError::System { what: "a listener", source })?;
@@ -357,6 +358,8 @@ impl Process<'_> {
             to_shards: to_shards.clone(),
         };
         let (told, asks) = mpsc::channel(1);
+        let port = listeners.addresses.first().map_or(self.settings.http_port, SocketAddr::port);
+        let command_socket = self.settings.command_socket(port);
         let sources = Sources {
             counters: counters.clone(),
             feed: feed_metrics,
@@ -387,12 +390,16 @@ impl Process<'_> {
             to_shards: to_shards.clone(),
             pages,
             counters: counters.clone(),
-            draining: Arc::clone(&draining),
+            draining,
+            closing: Arc::clone(&closing),
             leaving: Arc::clone(&leaving),
             giver,
             asks,
+            reread: Box::new(move || reread(is_cluster)),
+            command_socket: command_socket.clone(),
             accepting: (self.accept == Accept::Handoff).then_some(accepting),
             ready,
+            drain_lead: Duration::from_millis(self.settings.drain_lead_ms),
             drain_timeout: Duration::from_millis(self.settings.drain_timeout_ms),
         };
         // Started before any thread blocks signals: this one takes them all.
@@ -427,12 +434,13 @@ impl Process<'_> {
         if is_ready.recv().is_ok() {
             if let Some(predecessor) = &mut *predecessor {
                 predecessor.wait_until_reached(&to_shards[0])?;
+                predecessor.wait_until_writing(&writes);
                 if is_cluster {
                     predecessor.loaded()?;
                 }
                 predecessor.ready()?;
             }
-            self.hear_commands(told);
+            hear_commands(&command_socket, told);
             if let Some(predecessor) = &mut *predecessor {
                 predecessor.serving()?;
             }
@@ -441,7 +449,7 @@ impl Process<'_> {
                 let listeners = sets.pop().unwrap_or_default();
                 let (to_shards, counters) = (to_shards.clone(), counters.clone());
                 threads.push(spawn("acceptor", move || {
-                    acceptor::run(&listeners, &to_shards, &counters, &draining, &leaving, clocks);
+                    acceptor::run(&listeners, &to_shards, &counters, &closing, &leaving, clocks);
                     drop(until_accepted);
                     Ok(())
                 })?);
@@ -466,14 +474,6 @@ impl Process<'_> {
             thread.join().expect("a panic ends the process before")?;
         }
         Ok(())
-    }
-
-    /// Listens for `todo-server upgrade`. A process that cannot serves all the same.
-    fn hear_commands(&self, told: mpsc::Sender<command::Ask>) {
-        let path = self.settings.command_socket();
-        if let Err(error) = command::listen(&path, told) {
-            tracing::warn!(path = %path.display(), %error, "no commands are heard; SIGUSR2 still starts a successor");
-        }
     }
 
     fn join(
@@ -539,10 +539,19 @@ fn outcomes_sink(to_shards: Vec<ToShard>, metrics: Arc<WriteMetrics>) -> channel
     })
 }
 
+/// What SIGHUP changes: the log filter, at once, and what shards are told.
+fn reread(is_cluster: bool) -> Result<(Arc<Rules>, Arc<Keys>), String> {
+    let line = CommandLine::try_read().map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    let settings = line.settings;
+    let keys = settings.keys(is_cluster).map_err(|error| error.to_string())?;
+    logging::change(&settings.log).map_err(|error| error.to_string())?;
+    Ok((Arc::new(rules(&settings)), Arc::new(keys)))
+}
+
 fn rules(settings: &Settings) -> Rules {
     Rules {
         limit_max: settings.limit_max,
-        // Once for all shards and as long as the process: answers name them.
+        // Answers name them, so they last as long as the process: what SIGHUP replaces too, some hundred bytes each.
         allowed_origins: Box::leak(settings.cors_origins.clone().into_boxed_slice()),
         admin_elsewhere: settings.admin_addr.is_some(),
         head_timeout_ms: settings.head_timeout_ms,
@@ -561,6 +570,17 @@ fn load(reader: &mut SqliteReader, window: Window) -> Result<Snapshot, StoreErro
     let floor = if loaded.older { items.oldest().unwrap_or(ItemId::MAX) } else { ItemId::ZERO };
     let builder = builder.expect("put in above");
     Ok(builder.finish(loaded.stand.positions.into(), floor))
+}
+
+/// Listens for `todo-server upgrade`. A process that cannot serves all the same.
+fn hear_commands(path: &Path, told: mpsc::Sender<command::Ask>) {
+    if let Err(error) = command::listen(path, told) {
+        if std::process::id() == 1 {
+            // A container may have no place for it, and process 1 is not replaced anyway.
+            return;
+        }
+        tracing::warn!(path = %path.display(), %error, "no commands are heard; SIGUSR2 still starts a successor");
+    }
 }
 
 /// What is in the file beyond `loaded`; all of it anew when that is too much.

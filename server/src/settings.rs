@@ -2,10 +2,12 @@
 
 #![expect(clippy::doc_markdown, reason = "these comments are help texts, read in a terminal")]
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use todo_worker::settings::{Connections, Secret, secret};
 
@@ -38,15 +40,91 @@ pub struct CommandLine {
     pub settings: Settings,
 }
 
+impl CommandLine {
+    /// Reads flags, environment and the settings file; ends the process where clap would.
+    ///
+    /// # Errors
+    /// The settings file.
+    pub fn read() -> Result<CommandLine, SettingsError> {
+        match Self::try_read()? {
+            Ok(line) => Ok(line),
+            Err(error) => error.exit(),
+        }
+    }
+
+    /// The same, for a process that goes on whatever is wrong.
+    ///
+    /// # Errors
+    /// The settings file; within it what is wrong with the rest.
+    pub fn try_read() -> Result<Result<CommandLine, clap::Error>, SettingsError> {
+        Self::try_read_from(std::env::args_os().collect())
+    }
+
+    fn try_read_from(arguments: Vec<OsString>) -> Result<Result<CommandLine, clap::Error>, SettingsError> {
+        Ok(Self::with_file(arguments)?.and_then(Self::try_parse_from))
+    }
+
+    /// `arguments`, and as further flags what the settings file that they name says.
+    ///
+    /// # Errors
+    /// The settings file; within it what is wrong with the arguments.
+    pub fn with_file(mut arguments: Vec<OsString>) -> Result<Result<Vec<OsString>, clap::Error>, SettingsError> {
+        let matches = match Self::command().try_get_matches_from(&arguments) {
+            Ok(matches) => matches,
+            Err(error) => return Ok(Err(error)),
+        };
+        match Self::from_arg_matches(&matches) {
+            Err(error) => Ok(Err(error)),
+            Ok(CommandLine { settings: Settings { settings_file: None, .. }, .. }) => Ok(Ok(arguments)),
+            Ok(CommandLine { settings: Settings { settings_file: Some(path), .. }, .. }) => {
+                let failed = |line, why: String| SettingsError::File { path: path.display().to_string(), line, why };
+                let text = std::fs::read_to_string(&path).map_err(|error| failed(0, error.to_string()))?;
+                for (number, text) in (1..).zip(text.lines()) {
+                    arguments.extend(flag_of(text, &matches).map_err(|why| failed(number, why))?);
+                }
+                Ok(Ok(arguments))
+            }
+        }
+    }
+}
+
+/// The flag that a line `NAME=value` of a settings file stands for; none where flag or variable win, and for a comment.
+fn flag_of(line: &str, given: &clap::ArgMatches) -> Result<Option<OsString>, String> {
+    let line = line.trim();
+    if line.is_empty() || line.starts_with('#') {
+        return Ok(None);
+    }
+    let (name, value) = line.split_once('=').ok_or("it is no NAME=value")?;
+    let command = CommandLine::command();
+    let argument = command.get_arguments().find(|argument| argument.get_env().is_some_and(|known| known == name));
+    let argument = argument.ok_or_else(|| format!("{name} is no setting"))?;
+    let is_given = matches!(
+        given.value_source(argument.get_id().as_str()),
+        Some(ValueSource::CommandLine | ValueSource::EnvVariable)
+    );
+    let flag = argument.get_long().unwrap_or_default();
+    // As in a file for systemd or compose.
+    let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
+    match argument.get_action() {
+        _ if is_given => Ok(None),
+        ArgAction::SetTrue => match value {
+            "true" | "1" => Ok(Some(format!("--{flag}").into())),
+            "false" | "0" | "" => Ok(None),
+            _ => Err(format!("{name} is true or false")),
+        },
+        _ => Ok(Some(format!("--{flag}={value}").into())),
+    }
+}
+
 /// Version, commit and target, as `--version` prints them.
 pub const VERSION: &str =
     concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("BUILD_COMMIT"), ", ", env!("BUILD_TARGET"), ")");
 
-/// Settings that hold nothing but a secret: the names of the argument and of the variable.
+/// Settings that hold nothing but a secret: the names of the flag and of the variable.
 pub const SECRETS: [(&str, &str); 3] = [
-    ("jwt_secret", "JWT_SECRET"),
-    ("jwt_secret_previous", "JWT_SECRET_PREVIOUS"),
-    ("kafka_password", "KAFKA_PASSWORD"),
+    ("--jwt-secret", "JWT_SECRET"),
+    ("--jwt-secret-previous", "JWT_SECRET_PREVIOUS"),
+    ("--kafka-password", "KAFKA_PASSWORD"),
 ];
 
 /// What to do.
@@ -144,6 +222,10 @@ pub struct Settings {
     #[arg(long, env, global = true, default_value = DATA_FILE_DEFAULT, value_name = "FILE")]
     pub data_file: PathBuf,
 
+    /// File of further settings, a NAME=value in each line; flags and variables win. SIGHUP reads it again
+    #[arg(long, env, global = true, value_name = "FILE")]
+    pub settings_file: Option<PathBuf>,
+
     /// Directory of the socket that `upgrade` speaks to [default: beside the data file; in a cluster the temporary directory]
     #[arg(long, env, global = true, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
@@ -220,6 +302,10 @@ pub struct Settings {
     #[arg(long, env, global = true, default_value_t = DRAIN_TIMEOUT_MS_DEFAULT, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
     pub drain_timeout_ms: u64,
 
+    /// Time from SIGTERM, when /ready fails, until nothing more is accepted, in milliseconds
+    #[arg(long, env, global = true, default_value_t = 0, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
+    pub drain_lead_ms: u64,
+
     /// Send large ready-made answers from files in memory, without a copy; Linux only
     #[arg(long, env, global = true, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
     pub sendfile: bool,
@@ -247,6 +333,16 @@ pub enum SettingsError {
     WeakSecret {
         /// What it has.
         bytes: usize,
+    },
+    /// A settings file that cannot be read.
+    #[error("SETTINGS_FILE {path}{}: {why}", if *line > 0 { format!(", line {line}") } else { String::new() })]
+    File {
+        /// Where it is.
+        path: String,
+        /// Line, from 1; 0 for all of it.
+        line: usize,
+        /// What is wrong.
+        why: String,
     },
     /// No key where each server must have the same.
     #[error(
@@ -326,10 +422,10 @@ impl Settings {
         }
     }
 
-    /// Where a running server hears commands: beside its data file, or by its port in `RUN_DIR`; in a cluster, where there
+    /// Where a server on `port` hears commands: beside its data file, or by its port in `RUN_DIR`; in a cluster, where there
     /// is no file, in the temporary directory.
-    pub fn command_socket(&self) -> PathBuf {
-        let by_port = || PathBuf::from(format!("todo-server-{}.sock", self.http_port));
+    pub fn command_socket(&self, port: u16) -> PathBuf {
+        let by_port = || PathBuf::from(format!("todo-server-{port}.sock"));
         match &self.run_dir {
             Some(directory) => directory.join(by_port()),
             None if self.connections.is_cluster() => std::env::temp_dir().join(by_port()),
@@ -430,7 +526,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
         CommandLine::command().debug_assert();
     }
 
@@ -443,6 +538,27 @@ mod tests {
         for text in ["", "h", "24", "-1h", "0s", "1.5h", "24 h", "99999999999999999999d", "999999999999999999d"] {
             assert!(parse_ttl(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_settings_file_fills_what_flags_leave_open() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("settings");
+        let read = |text: &str| {
+            std::fs::write(&path, text).expect("a file");
+            let file = format!("--settings-file={}", path.display());
+            CommandLine::try_read_from(["todo-server", "--limit-max", "7", "check", &file].map(OsString::from).to_vec())
+        };
+        let text = "# a comment\n\nLOG=\"warn\"\nLIMIT_MAX=9\nHTTP_PORT=81\nALLOW_WEAK_SECRET=true\nSENDFILE=false\n";
+        let settings = read(text).expect("the file").expect("the rest").settings;
+        assert_eq!((settings.log.as_str(), settings.limit_max, settings.http_port), ("warn", 7, 81));
+        assert!(settings.allow_weak_secret && !settings.sendfile);
+        let table = [("LOG", "line 1: it is no NAME=value"), ("A=1\n", "line 1: A is no setting")];
+        for (text, words) in table {
+            let error = read(text).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(words), "{text}: {error}");
+        }
+        assert!(read("HTTP_PORT=eighty").expect("the file").is_err(), "a value is judged like a flag's");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a process says on standard error.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
 
@@ -30,9 +31,30 @@ pub fn check(filter: &str) -> Result<(), FilterError> {
 pub fn start(filter: &str) -> Result<(), FilterError> {
     let parsed = parse(filter)?;
     let terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr).with_ansi(terminal).init();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr).with_ansi(terminal);
+    let subscriber = subscriber.with_filter_reloading();
+    let handle = subscriber.reload_handle();
+    subscriber.init();
+    let replace = move |filter: EnvFilter| handle.reload(filter).map_err(|error| error.to_string());
+    // A process starts logging once; a second start would have panicked above.
+    let _ = REPLACE.set(Box::new(replace));
     Ok(())
 }
+
+/// Logs what `filter` lets through from here on.
+///
+/// # Errors
+/// The filter makes no sense; the one before goes on.
+pub fn change(filter: &str) -> Result<(), FilterError> {
+    let parsed = parse(filter)?;
+    let Some(replace) = REPLACE.get() else { return Ok(()) };
+    replace(parsed).map_err(|why| FilterError { filter: filter.to_owned(), why })
+}
+
+/// Puts another filter in the place of the one that logging was started with.
+static REPLACE: OnceLock<Replace> = OnceLock::new();
+
+type Replace = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
 
 fn parse(filter: &str) -> Result<EnvFilter, FilterError> {
     let parsed = EnvFilter::try_new(format!("{QUIET},{filter}"));

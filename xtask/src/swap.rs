@@ -50,11 +50,16 @@ pub struct Arguments {
     /// From one swap to the next, in milliseconds.
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(100..))]
     every_ms: u64,
+    /// Take the release builds that are there.
+    #[arg(long)]
+    built: bool,
 }
 
 /// Runs the rounds. `Ok(false)` when somebody has noticed.
 pub fn run(arguments: &Arguments) -> Result<bool, String> {
-    build_release()?;
+    if !arguments.built {
+        build_release()?;
+    }
     rounds(arguments.rounds, arguments.cluster, Duration::from_millis(arguments.every_ms))
 }
 
@@ -68,10 +73,10 @@ pub fn rounds(rounds: u32, in_cluster: bool, every: Duration) -> Result<bool, St
     println!("{place}: {capacity:.0} reads/s in blocks of 16, so {rate:.0} are sent each second, and {rounds} swaps");
 
     let mut idle = Idle::connect(target.port)?;
-    let load = target.load(rate, every * rounds + 2 * MARGIN)?;
+    let token = target.token.clone();
+    let mut load = target.load(rate, every * rounds + 2 * MARGIN)?;
     let stop = AtomicBool::new(false);
     let begun = Instant::now();
-    let token = target.token.clone();
     let outcome = std::thread::scope(|scope| {
         let traffic = Traffic { port: target.port, token: &token, stop: &stop, begun };
         let writers: Vec<_> = (0..WRITERS).map(|number| scope.spawn(move || traffic.write(number))).collect();
@@ -217,7 +222,7 @@ impl Target {
         let mut load = self.generator(time.as_secs_f64());
         let child = load.args(["--rate", &rate.to_string()]).stdout(Stdio::piped()).spawn();
         let child = child.map_err(|error| format!("the load does not start: {error}"))?;
-        Ok(Load { report: std::cell::OnceCell::new(), child: std::cell::RefCell::new(Some(child)) })
+        Ok(Load { report: Value::Null, child: Some(child) })
     }
 
     fn generator(&self, seconds: f64) -> Command {
@@ -297,14 +302,14 @@ fn program(name: &str) -> PathBuf {
 
 /// The generator at work.
 struct Load {
-    child: std::cell::RefCell<Option<Child>>,
-    report: std::cell::OnceCell<Value>,
+    child: Option<Child>,
+    report: Value,
 }
 
 impl Load {
     /// Waits for its end; what it found wrong.
-    fn judge(&self) -> Vec<String> {
-        let Some(child) = self.child.borrow_mut().take() else { return Vec::new() };
+    fn judge(&mut self) -> Vec<String> {
+        let Some(child) = self.child.take() else { return Vec::new() };
         let output = match child.wait_with_output() {
             Ok(output) => output,
             Err(error) => return vec![format!("the load: {error}")],
@@ -313,7 +318,7 @@ impl Load {
             return vec![format!("the load ended with {} and no report", output.status)];
         };
         let faults = report["faults"].clone();
-        let _ = self.report.set(report);
+        self.report = report;
         if output.status.success() {
             Vec::new()
         } else {
@@ -323,7 +328,7 @@ impl Load {
 }
 
 fn load_count(load: &Load) -> u64 {
-    load.report.get().and_then(|report| report["responses"].as_u64()).unwrap_or(0)
+    load.report["responses"].as_u64().unwrap_or(0)
 }
 
 /// What all traffic has in common.

@@ -18,19 +18,19 @@ use crate::repeated::Repeated;
 use crate::shard::Clocks;
 use crate::shard::io::accept;
 
-/// Accepts on `listeners` until `draining`, then takes what is queued and returns; or until `leaving`, when another process
+/// Accepts on `listeners` until `closing`, then takes what is queued and returns; or until `leaving`, when another process
 /// accepts on them too and takes what is queued.
 pub fn run(
     listeners: &[TcpListener],
     to_shards: &[ToShard],
     counters: &[Arc<ShardCounters>],
-    draining: &AtomicBool,
+    closing: &AtomicBool,
     leaving: &AtomicBool,
     clocks: Clocks,
 ) {
     let mut handed_over = vec![0_u64; to_shards.len()];
     let mut errors = Repeated::default();
-    while !draining.load(Ordering::Relaxed) && !leaving.load(Ordering::Relaxed) {
+    while !closing.load(Ordering::Relaxed) && !leaving.load(Ordering::Relaxed) {
         let mut polled: Vec<_> = listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN)).collect();
         // Woken now and then to see whether the process is going. An interrupted poll is looked at like a timeout.
         let at_most = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };

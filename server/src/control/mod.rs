@@ -29,6 +29,7 @@ pub mod service;
 pub mod serving;
 pub mod watching;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -50,8 +51,10 @@ use crate::control::handover::protocol::Positions;
 use crate::control::pages::Pages;
 use crate::control::reads::Reads;
 use crate::counters::{Count, ShardCounters};
+use crate::http::bearer::Keys;
 use crate::http::connection::DeferredAnswer;
 use crate::http::reject::Reject;
+use crate::http::site::Rules;
 use crate::limits::CONTROL_REQUESTS_MAX;
 
 /// What the control plane is started with.
@@ -70,17 +73,25 @@ pub struct ControlStart {
     pub counters: Vec<Arc<ShardCounters>>,
     /// Set when the process begins to go.
     pub draining: Arc<AtomicBool>,
+    /// Set when nothing more is to be accepted.
+    pub closing: Arc<AtomicBool>,
     /// Set when another process accepts in this one's place.
     pub leaving: Arc<AtomicBool>,
     /// What another process is given that takes this one's place.
     pub giver: Giver,
     /// Who wants that to happen.
     pub asks: mpsc::Receiver<Ask>,
+    /// Reads the settings again.
+    pub reread: Reread,
+    /// Where commands are heard; removed at the end.
+    pub command_socket: PathBuf,
     /// Ends when the acceptor has handed its last connection over; `None` where shards accept for themselves.
     pub accepting: Option<oneshot::Receiver<()>>,
     /// Told once signals are taken.
     pub ready: std::sync::mpsc::Sender<()>,
-    /// How long connections and writes have at the end.
+    /// How long it is said at the end that this process is not ready, before anything else happens.
+    pub drain_lead: Duration,
+    /// How long connections and writes have then.
     pub drain_timeout: Duration,
 }
 
@@ -91,6 +102,9 @@ pub enum Work {
     /// Kafka, Postgres and Redis.
     Cluster(Box<Cluster>),
 }
+
+/// Reads what may change while the process runs: deadlines and bounds, the keys of tokens.
+pub type Reread = Box<dyn Fn() -> Result<(Arc<Rules>, Arc<Keys>), String> + Send>;
 
 /// Why the control plane ends before it is told to.
 #[derive(Debug, thiserror::Error)]
@@ -111,11 +125,13 @@ pub enum ControlError {
 /// # Errors
 /// Signal handlers cannot be set up; the store of a cluster will never let this process in.
 pub fn run(start: ControlStart) -> Result<(), ControlError> {
-    let ControlStart { runtime, work, requests, to_shards, pages, counters, draining, leaving, .. } = start;
+    let ControlStart { runtime, work, requests, to_shards, pages, counters, draining, closing, leaving, .. } = start;
     let answering = Answering { requests, to_shards: to_shards.clone(), pages };
-    let ControlStart { giver, asks, accepting, ready, drain_timeout, .. } = start;
-    let drain = Drain { to_shards, counters, draining, leaving, accepting, timeout: drain_timeout };
-    runtime.block_on(serve(work, answering, drain, giver, asks, ready))
+    let ControlStart { giver, asks, reread, command_socket, accepting, ready, drain_lead, drain_timeout, .. } = start;
+    let orders = Orders { asks, reread, command_socket };
+    let (lead, timeout) = (drain_lead, drain_timeout);
+    let drain = Drain { to_shards, counters, draining, closing, leaving, accepting, lead, timeout };
+    runtime.block_on(serve(work, answering, drain, giver, orders, ready))
 }
 
 async fn serve(
@@ -123,11 +139,11 @@ async fn serve(
     answering: Answering,
     drain: Drain,
     giver: Giver,
-    mut asks: mpsc::Receiver<Ask>,
+    mut orders: Orders,
     ready: std::sync::mpsc::Sender<()>,
 ) -> Result<(), ControlError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut upgrade = signal(SignalKind::user_defined2())?;
+    let (mut upgrade, mut hangup) = (signal(SignalKind::user_defined2())?, signal(SignalKind::hangup())?);
     // Whoever started the process may have gone already; that is no reason not to serve.
     let _ = ready.send(());
     let mut running = match work {
@@ -141,7 +157,11 @@ async fn serve(
             _ = interrupt.recv() => break "SIGINT",
             error = running.failed() => return Err(error.into()),
             _ = upgrade.recv() => Ask { binary: None, answer: Box::new(|_| {}) },
-            Some(ask) = asks.recv() => ask,
+            Some(ask) = orders.asks.recv() => ask,
+            _ = hangup.recv() => {
+                change_settings(&orders.reread, &to_shards);
+                continue;
+            }
         };
         service::reloading();
         let begun = begin_handover(&giver, &ask, running.stand(&giver), &mut terminate).await;
@@ -179,6 +199,8 @@ async fn serve(
         }
     };
     service::stopping();
+    // Nobody can be told any more; that it is gone already is as good.
+    let _ = std::fs::remove_file(&orders.command_socket);
     tracing::info!("{name}: no new connections; answering what is here");
     drop(giver);
     drain.run().await;
@@ -186,6 +208,26 @@ async fn serve(
     to_shards.iter().for_each(|shard| shard.send(Message::End));
     drop(store);
     Ok(())
+}
+
+/// What the process is told while it serves.
+struct Orders {
+    asks: mpsc::Receiver<Ask>,
+    reread: Reread,
+    command_socket: PathBuf,
+}
+
+/// Settings that are wrong change nothing.
+fn change_settings(reread: &Reread, to_shards: &[ToShard]) {
+    match reread() {
+        Ok((rules, keys)) => {
+            for shard in to_shards {
+                shard.send(Message::Settings(Arc::clone(&rules), Arc::clone(&keys)));
+            }
+            tracing::info!("SIGHUP: log filter, limits and keys are read again");
+        }
+        Err(why) => tracing::error!(why, "SIGHUP: nothing is changed"),
+    }
 }
 
 /// This process goes on serving.
@@ -350,15 +392,20 @@ struct Drain {
     to_shards: Vec<ToShard>,
     counters: Vec<Arc<ShardCounters>>,
     draining: Arc<AtomicBool>,
+    closing: Arc<AtomicBool>,
     leaving: Arc<AtomicBool>,
     accepting: Option<oneshot::Receiver<()>>,
+    lead: Duration,
     timeout: Duration,
 }
 
 impl Drain {
-    /// Waits until every connection has ended, or the timeout has passed.
+    /// `/ready` fails, accepting ends, connections end: waits for that, or until the timeout has passed.
     async fn run(mut self) {
+        // From here on `/ready` says no; whoever sends clients here may see that before they are refused.
         self.draining.store(true, Ordering::Relaxed);
+        tokio::time::sleep(self.lead).await;
+        self.closing.store(true, Ordering::Relaxed);
         let end = tokio::time::Instant::now() + self.timeout;
         if let Some(accepting) = self.accepting.take() {
             // It never sends: its end is the word, or that it takes too long. What it has handed over stands before the
@@ -381,6 +428,8 @@ impl Drain {
         let begun = tokio::time::Instant::now();
         let (half, end) = (begun + self.timeout / 2, begun + self.timeout);
         let (moves, moved) = Moves::new();
+        // Somebody who takes nothing holds this process no longer than anybody else.
+        channel.set_patience(Some(self.timeout + Duration::from_secs(1)))?;
         let passing = tokio::task::spawn_blocking(move || give::pass_on(channel, &moved, stand));
         self.leaving.store(true, Ordering::Relaxed);
         self.to_shards.iter().for_each(|shard| shard.send(Message::MoveOn(moves.clone())));

@@ -229,6 +229,7 @@ async fn follow(shard: &Rc<Shard>, mut from_control: FromControl) -> std::io::Re
             Message::HoldWrites(settled) => shard.hold_writes(settled),
             Message::ResumeWrites => shard.resume_writes(),
             Message::MoveOn(moves) => shard.move_on(moves),
+            Message::Settings(rules, keys) => shard.change_settings(rules, keys),
             Message::NoMoreCome => shard.release(),
             Message::Drain => shard.drain(),
             Message::End => break,
@@ -321,6 +322,7 @@ impl Shard {
         for (ticket, outcome) in outcomes {
             self.deliver(ticket.peer, |machine, site| machine.write_outcome(ticket.place.into(), outcome, site));
         }
+        self.settle();
     }
 
     fn deliver_answer(&self, ticket: Ticket, answer: DeferredAnswer) {
@@ -360,6 +362,15 @@ impl Shard {
         if !self.released.replace(true) {
             self.has_ended();
         }
+    }
+
+    /// What heads mean depends on the rules, so none is known any more. A deadline that was shortened counts when its
+    /// connection is looked at next.
+    fn change_settings(&self, rules: Arc<Rules>, keys: Arc<Keys>) {
+        self.decide(|site| {
+            (site.rules, site.keys) = (rules, keys);
+            site.known = KnownHeads::default();
+        });
     }
 
     fn hold_writes(&self, settled: Settled) {

@@ -68,6 +68,44 @@ fn a_lost_message_costs_at_most_a_second() {
     assert!(server.metric("todo_follow_repairs_total") > repairs);
 }
 
+/// Three processes after another: every write is accepted, nobody is asked to reconnect, and what a connection has seen it
+/// still sees, at once, in the next process.
+#[cfg(target_os = "linux")]
+#[test]
+fn successors_of_a_server_lose_nothing() {
+    let cluster = Cluster::new();
+    let _worker = cluster.worker();
+    let mut server = cluster.server();
+    let (address, post) = (server.address, server.post("beside"));
+    let mut client = server.connect();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let accepted = std::thread::scope(|scope| {
+        let _ends = crate::harness::EndsWith(&stop);
+        let writer = scope.spawn(|| {
+            let mut client = Client::connect(address);
+            let mut accepted = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let answer = client.ask(&post);
+                assert!(!answer.closes(), "{answer}");
+                answer.accepted();
+                accepted += 1;
+            }
+            accepted
+        });
+        for round in 0..3 {
+            let id = client.ask(&server.post(&format!("round {round}"))).accepted();
+            seen(&mut client, &id);
+            server.upgrade(&[]);
+            assert_eq!(client.ask(&get(&format!("/todos/{id}"))).status, 200, "an older snapshot than before");
+        }
+        stop.store(true, Ordering::Relaxed);
+        writer.join().expect("the writer is well")
+    });
+    eventually("every write is there, once", || server.metric("todo_snapshot_items") >= f64::from(accepted + 3));
+    assert_eq!(server.metric("todo_snapshot_items"), f64::from(accepted + 3));
+    server.stop_successor();
+}
+
 #[test]
 fn without_redis_it_is_fresh_within_a_second() {
     let cluster = Cluster::new();

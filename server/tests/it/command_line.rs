@@ -75,6 +75,46 @@ fn a_weak_secret_is_refused_unless_allowed() {
     assert_eq!(allowed.code, Some(0), "{}", allowed.error);
 }
 
+/// Settings with their values, secrets without, and every problem at once.
+#[test]
+fn check_says_what_is_in_force_and_every_problem() {
+    let folder = folder();
+    let good = say(folder.path(), &["check", "--http-port", "0", "--jwt-secret", SECRET, "--limit-max", "77"]);
+    assert_eq!(good.code, Some(0), "{} {}", good.out, good.error);
+    for (name, value) in [("LIMIT_MAX", "77 (flag)"), ("JWT_SECRET", "set, and not shown (flag)"), ("LOG", "info")] {
+        let line = format!("\n  {name:<26} {value}\n");
+        assert!(good.out.contains(&line), "{line}: {}", good.out);
+    }
+    assert!(good.out.ends_with("\nno problems\n"), "{}", good.out);
+    assert!(!good.out.contains(SECRET), "{}", good.out);
+    assert_eq!(std::fs::read_dir(folder.path()).expect("it is there").count(), 0, "nothing was made");
+    std::fs::write(folder.path().join("todos.db"), "no database, and long enough to be looked at as one")
+        .expect("a file");
+    let arguments = ["check", "--http-host", "no.such.host.invalid", "--jwt-secret", "short", "--log", "a=b=c"];
+    let bad = say(folder.path(), &arguments);
+    assert_eq!((bad.code, bad.error.as_str()), (Some(1), "todo-server: 4 problems\n"), "{}", bad.out);
+    for words in ["problem: HTTP_HOST", "problem: JWT_SECRET has 5 bytes", "problem: LOG `a=b=c`", "is not a data file"]
+    {
+        assert!(bad.out.contains(words), "{words}: {}", bad.out);
+    }
+    assert!(!bad.out.contains("short"), "{}", bad.out);
+    // Beside a server over the same file its port and its lock are of right.
+    let server = Options::new().start();
+    let port = server.address.port().to_string();
+    let file = server.data_file();
+    let beside = ["check", "--http-port", &port, "--data-file", file.to_str().expect("text"), "--jwt-secret", SECRET];
+    let beside = say(folder.path(), &beside);
+    assert!(beside.code == Some(0) && beside.out.contains("100 todos"), "{} {}", beside.out, beside.error);
+}
+
+/// Without a server there is nobody to be replaced.
+#[test]
+fn upgrade_without_a_server_says_so() {
+    let said = say(folder().path(), &["upgrade"]);
+    assert_eq!((said.code, said.out.as_str()), (Some(1), ""));
+    assert!(said.error.contains("is it running") && said.error.lines().count() == 1, "{}", said.error);
+}
+
 #[test]
 fn a_token_is_all_that_token_prints_and_the_server_takes_it() {
     let server = Options::new().start();

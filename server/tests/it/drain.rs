@@ -148,6 +148,22 @@ fn a_request_that_has_begun_is_answered() {
     server.wait_and_restart();
 }
 
+/// Three phases: it is not ready and still serves whoever comes, then nobody is let in, then it has ended.
+#[test]
+fn it_says_that_it_is_not_ready_before_it_refuses_anybody() {
+    let server = Options::new().flag("--drain-lead-ms", 1_000).start();
+    assert_eq!(server.connect().ask(&get("/ready")).status, 200);
+    let begun = Instant::now();
+    server.signal(Signal::TERM);
+    crate::harness::eventually("it is not ready", || server.connect().ask(&get("/ready")).status == 503);
+    assert_eq!(server.connect().ask(&get("/todos?limit=1")).status, 200);
+    server.connect().ask(&server.post("still written")).accepted();
+    assert!(begun.elapsed() < Duration::from_millis(1_000), "a machine that is too slow for this test");
+    crate::harness::eventually("the port is closed", || is_refused(&server));
+    assert!(begun.elapsed() >= Duration::from_millis(1_000), "{:?}", begun.elapsed());
+    server.wait_and_restart();
+}
+
 /// Who takes nothing and sends nothing cannot hold the process beyond its drain timeout.
 #[test]
 fn the_drain_has_an_end() {

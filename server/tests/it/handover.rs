@@ -301,7 +301,9 @@ fn sockets_of_a_service_manager_are_served() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).expect("a descriptor");
     let address = listener.local_addr().expect("bound");
-    let shell = format!("exec 3<&{}; exec env LISTEN_PID=$$ LISTEN_FDS=1 \"$@\"", listener.as_raw_fd());
+    // systemd passes them from 3 on; a shell cannot put a higher one there.
+    let variables = format!("LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDS_FIRST_FD={}", listener.as_raw_fd());
+    let shell = format!("exec env {variables} \"$@\"");
     let mut server = Options::new().wrapped(&shell).start();
     drop(listener);
     assert_eq!(server.address, address);
@@ -325,6 +327,37 @@ fn a_signal_does_it_too() {
     assert_eq!(client.ask(&get("/todos?limit=1")).status, 200);
     server.upgrade(&[]);
     assert_eq!(client.ask(&get("/todos?limit=1")).status, 200);
+}
+
+/// SIGHUP reads the settings file and the key's file again: limits, keys and the log filter change, and connections stay.
+#[test]
+fn a_hangup_reads_limits_keys_and_log_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (settings, secret) = (folder.path().join("settings"), folder.path().join("secret"));
+    std::fs::write(&settings, "LIMIT_MAX=20\nLOG=warn\n").expect("a file");
+    std::fs::write(&secret, crate::harness::SECRET).expect("a file");
+    let options = Options::default().flag("--http-port", 0).flag("--seed-todos", 100).flag("--pin", false);
+    let options = options.flag("--jwt-secret-file", secret.display()).flag("--settings-file", settings.display());
+    let server = options.start();
+    let mut client = server.connect();
+    // Asked often enough for its head to be known.
+    for _ in 0..3 {
+        assert_eq!(client.ask(&get("/todos?limit=20")).status, 200);
+    }
+    client.ask(&server.post("with the first key")).accepted();
+    std::fs::write(&settings, "LIMIT_MAX=19\nLOG=info\n").expect("a file");
+    std::fs::write(&secret, "another HS256 secret that is for tests").expect("a file");
+    server.signal(Signal::HUP);
+    eventually("the limit has changed", || client.ask(&get("/todos?limit=20")).status == 400);
+    assert_eq!(client.ask(&get("/todos?limit=19")).status, 200);
+    assert_eq!(server.connect().ask(&server.post("with the first key")).status, 401);
+    // What is wrong changes nothing.
+    std::fs::write(&settings, "LIMIT_MAX=none\n").expect("a file");
+    server.signal(Signal::HUP);
+    assert_eq!(client.ask(&get("/todos?limit=19")).status, 200);
+    let (status, log) = server.stop();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("are read again") && log.contains("nothing is changed"), "{log}");
 }
 
 /// A program of the name that does what `body` says.

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row as SqlRow, Transact
 use todo_proto::id::ItemId;
 use todo_proto::todo::TodoFields;
 
-use crate::limits::{BUSY_TIMEOUT, REPAIR_ROWS_MAX};
+use crate::limits::{BUSY_TIMEOUT, REPAIR_JSON_BYTES_MAX, REPAIR_ROWS_MAX};
 use crate::reads::{Below, Changed, Exported, Json, Loaded, Stand};
 use crate::sqlite::open::{check, open_error};
 use crate::sqlite::{OpenError, integer, number, store_error};
@@ -95,7 +95,7 @@ impl SqliteReader {
     }
 
     /// What has changed above `position`, each todo as it is now; `None` when that is more than
-    /// [`REPAIR_ROWS_MAX`](crate::limits::REPAIR_ROWS_MAX), or tombstones among it were purged.
+    /// [`REPAIR_ROWS_MAX`] or [`REPAIR_JSON_BYTES_MAX`], or tombstones among it were purged.
     pub fn changes_above(&mut self, position: u64) -> Result<Option<Changed>, StoreError> {
         self.in_transaction(|transaction| {
             let purged: u64 = transaction
@@ -103,10 +103,14 @@ impl SqliteReader {
             let sql = format!("SELECT {COLUMNS}, deleted FROM todos WHERE part = 0 AND revision > ?1 LIMIT ?2");
             let mut statement = transaction.prepare(&sql)?;
             let mut rows = statement.query((integer(position), REPAIR_ROWS_MAX + 1))?;
-            let mut changes = Vec::new();
+            let (mut changes, mut json_bytes) = (Vec::new(), 0);
             while let Some(row) = rows.next()? {
                 let mut json = Vec::new();
                 let id = write_json(row, &mut json)?;
+                json_bytes += json.len();
+                if json_bytes > REPAIR_JSON_BYTES_MAX {
+                    return Ok(None);
+                }
                 let is_deleted: bool = row.get(5)?;
                 changes.push((id, (!is_deleted).then(|| json.into_boxed_slice())));
             }

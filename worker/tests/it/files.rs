@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use todo_worker::sqlite::{OpenError, SqliteStore};
+use todo_worker::limits::REPAIR_ROWS_MAX;
+use todo_worker::sqlite::{OpenError, SqliteReader, SqliteStore};
 use todo_worker::traits::{StoreError, TodoStore};
 
-use crate::support::{Embedded, Home, acknowledged, create};
+use crate::support::{Embedded, Home, acknowledged, complete, create, delete, id};
 
 fn open_error(home: &Home) -> OpenError {
     match SqliteStore::open(&home.path(), home.clock.clock()) {
@@ -157,4 +158,51 @@ async fn a_store_is_found_again_after_an_end_without_goodbye() {
     let mut reader = after.open().reader().unwrap();
     assert_eq!(reader.count().unwrap(), 1);
     assert_eq!(reader.load(9, 9_999, |_, _| {}).unwrap().stand.positions, [1]);
+}
+
+/// What a process reads that has loaded a file while another one still wrote it: every todo that has changed since, once and
+/// as it is now, or the word that it must load again.
+#[tokio::test]
+async fn what_has_changed_above_a_position_is_read_beside_the_writer() {
+    let home = Home::new();
+    let mut embedded = Embedded::start(home.open(), Default::default());
+    embedded.append(0, (0..5).map(|number| create(number, "a")).collect());
+    embedded.follow().await;
+    embedded.append(5, vec![complete(1), delete(3), complete(4), create(7, "b"), complete(7)]);
+    let (changes, _) = embedded.follow().await;
+    let mut reader = SqliteReader::open_beside(&home.path()).unwrap();
+    let changed = reader.changes_above(5).unwrap().expect("it is little");
+    assert_eq!(changed.stand.positions, [10]);
+    let mut read = changed.changes;
+    read.sort_by_key(|(id, _)| *id);
+    let published: Vec<_> = changes.changes.into_iter().map(|change| (change.id, change.json)).collect();
+    assert_eq!(read, published);
+    assert_eq!(
+        read.iter().map(|(id, json)| (*id, json.is_some())).collect::<Vec<_>>(),
+        [(id(1), true), (id(3), false), (id(4), true), (id(7), true)]
+    );
+    assert!(reader.changes_above(10).unwrap().expect("nothing").changes.is_empty());
+    drop(embedded.stop().await);
+    rusqlite::Connection::open(home.path()).unwrap().execute("UPDATE partitions SET purged = 8", []).unwrap();
+    assert_eq!(reader.changes_above(7).unwrap(), None, "a tombstone may be missing");
+    assert!(reader.changes_above(8).unwrap().is_some());
+}
+
+#[tokio::test]
+async fn more_changes_than_a_repair_reads_are_not_read() {
+    let home = Home::new();
+    let mut embedded = Embedded::start(home.open(), Default::default());
+    let (mut first, mut applied) = (0, 0);
+    while first <= REPAIR_ROWS_MAX {
+        embedded.append(first, (first..first + 1_000).map(|number| create(number, "a")).collect());
+        first += 1_000;
+        while applied < first {
+            applied += embedded.follow().await.1.len() as u32;
+        }
+    }
+    let mut reader = SqliteReader::open_beside(&home.path()).unwrap();
+    assert_eq!(reader.changes_above(0).unwrap(), None);
+    let above = u64::from(first - REPAIR_ROWS_MAX);
+    assert_eq!(reader.changes_above(above).unwrap().expect("just so many").changes.len(), REPAIR_ROWS_MAX as usize);
+    drop(embedded.stop().await);
 }

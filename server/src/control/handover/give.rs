@@ -51,7 +51,7 @@ impl Giver {
             .env(SUCCESSOR, "1")
             .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)));
         // They were for this process, and the sockets come another way.
-        for variable in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
+        for variable in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_FDS_FIRST_FD"] {
             command.env_remove(variable);
         }
         let child = command.spawn().map_err(unstarted)?;

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use super::channel::{Channel, ChannelError};
 use super::give::stand;
 use super::protocol::{Frame, Offer, Positions, ProtocolError};
-use crate::bridge::{Message, Moved, ToShard};
+use crate::bridge::{Message, Moved, ToShard, Writes};
 use crate::counters::ShardCounters;
-use crate::limits::{HANDOVER_LOAD_PATIENCE, HANDOVER_REACH_PATIENCE};
+use crate::limits::{HANDOVER_LOAD_PATIENCE, HANDOVER_REACH_PATIENCE, HANDOVER_WRITING_PATIENCE};
 
 /// The variable that says that standard input is a socket to the process before this one.
 pub const SUCCESSOR: &str = "TODO_SERVER_SUCCESSOR";
@@ -133,6 +133,15 @@ impl Predecessor {
             Ok(())
         } else {
             Err(TakeError::Behind)
+        }
+    }
+
+    /// Waits until this process lets writes in, which it does when it has seen where the store stands. Not for ever: where
+    /// nobody may write, the process before this one may not either.
+    pub fn wait_until_writing(&self, writes: &Writes) {
+        let end = Instant::now() + HANDOVER_WRITING_PATIENCE;
+        while !writes.are_let_in() && Instant::now() < end {
+            std::thread::sleep(LOOK_EVERY);
         }
     }
 

@@ -173,7 +173,7 @@ impl Server {
         let folder = self.folder.path();
         let file = self.data_file();
         let common = ["upgrade", "--http-port", &port, "--data-file", file.to_str().expect("text")];
-        run(folder, &[&common, arguments].concat())
+        run_with(folder, &[&common, arguments].concat(), &self.options.variables)
     }
 
     /// The same, which must succeed: the process meant is the new one from here on.

@@ -118,6 +118,75 @@ impl Client {
     }
 }
 
+/// Whatever has come of it, a connection that owes nothing goes on elsewhere with what was not looked at: the answers are
+/// those of one that stayed. Only within a body, or with a group out, it must stay.
+#[test]
+fn a_connection_moves_at_every_byte() {
+    let stream = [get("/todos?limit=2"), "\r\n".into(), get("/todos?limit=2"), post("", TODO), get("/health")].concat();
+    let mut stayed = Client::new();
+    stayed.converse(&[&stream]);
+    assert_eq!(stayed.statuses(), [200, 200, 202, 200]);
+    let mut stayed_count = 0;
+    for split in 0..=stream.len() {
+        let mut client = Client::new();
+        client.converse(&[&stream[..split]]);
+        let input = if client.machine.can_move() {
+            let input = client.machine.take_input(&mut client.site);
+            client.machine = Connection::new(client.site.now.tick_ms);
+            input
+        } else {
+            assert!(client.machine.is_writing(), "split at {split}");
+            stayed_count += 1;
+            Box::default()
+        };
+        let held_bytes = client.site.input_bytes;
+        assert!(held_bytes == 0 || !client.machine.can_move(), "split at {split}: {held_bytes} bytes are left behind");
+        client.converse(&[&input, &stream.as_bytes()[split..]]);
+        assert_eq!(client.statuses(), stayed.statuses(), "split at {split}");
+    }
+    assert_eq!(stayed_count, TODO.len(), "from the end of the POST's head to the last byte of its body");
+}
+
+/// While writes are held one is not looked at, nor what stands behind it; whoever then goes on, this process or another,
+/// finds all of it.
+#[test]
+fn a_held_write_is_answered_by_whoever_goes_on() {
+    for moves in [false, true] {
+        let mut client = Client::new();
+        client.site.holds_writes = true;
+        client.send([get("/todos?limit=2"), post("", TODO), get("/health")].concat());
+        assert_eq!((client.statuses(), client.machine.next()), (vec![200], Next::Wait));
+        assert!(client.machine.can_move() && !client.machine.is_writing() && client.machine.take_deferred().is_none());
+        assert_eq!(client.pass(3_600_000), None, "it waits for us");
+        client.site.holds_writes = false;
+        if moves {
+            let input = client.machine.take_input(&mut client.site);
+            assert_eq!((&*input, client.site.input_bytes), ([post("", TODO), get("/health")].concat().as_bytes(), 0));
+            client.machine = Connection::new(client.site.now.tick_ms);
+            client.send(input);
+        } else {
+            client.machine.resume_writes();
+            client.settle();
+        }
+        assert_eq!(client.acknowledge(), 1);
+        assert_eq!(client.statuses(), [200, 202, 200], "moves: {moves}");
+    }
+}
+
+/// A write that has begun is finished where it has begun.
+#[test]
+fn a_write_that_has_begun_is_not_held() {
+    let mut client = Client::new();
+    let post = post("", TODO);
+    client.send(&post[..post.len() - 1]);
+    client.site.holds_writes = true;
+    assert!(client.machine.is_writing() && !client.machine.can_move());
+    client.send(&post[post.len() - 1..]);
+    assert!(client.machine.is_writing() && !client.machine.can_move());
+    assert_eq!(client.acknowledge(), 1);
+    assert!(!client.machine.is_writing() && client.machine.can_move());
+}
+
 fn page(body: &[u8]) -> DeferredAnswer {
     DeferredAnswer::Body {
         status: 200,
