@@ -5,7 +5,7 @@ use std::process::Output;
 
 use rusqlite::Connection;
 
-use crate::harness::{Client, Options, SECRET, Server, Todo, get, run};
+use crate::harness::{Client, Options, SECRET, Server, Todo, get, run, run_with};
 
 /// With no flag but those that keep it apart from others, as a newcomer starts it.
 #[test]
@@ -112,7 +112,7 @@ fn after_kill_9_it_starts_again_at_once_on_the_same_port() {
 
 /// Runs a server that must refuse to start; its one sentence.
 fn refused(folder: &Path, arguments: &[&str]) -> String {
-    let Output { status, stdout, stderr } = run(folder, &[&["--jwt-secret", SECRET], arguments].concat());
+    let Output { status, stdout, stderr } = run_with(folder, arguments, &[("JWT_SECRET", SECRET.to_owned())]);
     let error = String::from_utf8(stderr).expect("text");
     assert_eq!(status.code(), Some(1), "{error}");
     assert_eq!(stdout, b"", "it did not come to serve");
