@@ -1,6 +1,6 @@
 //! The reading half of the API, route by route, as a client sees it.
 
-use crate::harness::{Client, Options, Response, Server, Todo, get, request, with_fields};
+use crate::harness::{Client, Options, Response, Server, Todo, eventually, get, request, with_fields};
 
 const JSON: &str = "application/json";
 
