@@ -5,7 +5,7 @@ use std::process::Output;
 
 use rusqlite::Connection;
 
-use crate::harness::{Client, Options, SECRET, Server, Todo, get, run};
+use crate::harness::{Client, Options, SECRET, Server, Todo, get, run, run_with};
 
 /// With no flag but those that keep it apart from others, as a newcomer starts it.
 #[test]
