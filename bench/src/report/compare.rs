@@ -52,12 +52,12 @@ impl Comparison {
         let mut differences = Vec::new();
         let mut missing = Vec::new();
         for cell in run.cells() {
-            match other.cells().find(|other| other.is_like(cell)) {
+            match other.like(cell) {
                 Some(old) => differences.extend(compare_cell(cell, old)),
                 None => missing.push(format!("{}: only in this run", cell.title())),
             }
         }
-        let is_new = |old: &&CellRun| !run.cells().any(|cell| cell.is_like(old));
+        let is_new = |old: &&CellRun| run.like(old).is_none();
         missing.extend(other.cells().filter(is_new).map(|old| format!("{}: only in the other run", old.title())));
         Comparison { against: other.name.clone(), caveats: caveats(run, other), differences, missing }
     }
@@ -180,7 +180,7 @@ fn caveats(run: &Run, other: &Run) -> Vec<String> {
     let first = |run: &Run, of: fn(&crate::report::input::MatrixRun) -> String| run.matrices.first().map(of);
     differ("driver", first(run, |one| one.server_driver.clone()), first(other, |one| one.server_driver.clone()));
     for cell in run.cells() {
-        if let Some(old) = other.cells().find(|old| old.is_like(cell))
+        if let Some(old) = other.like(cell)
             && cell.response_bytes.abs_diff(old.response_bytes) * 100 > old.response_bytes
         {
             caveats.push(format!(

@@ -237,6 +237,12 @@ impl Run {
         Ok(run)
     }
 
+    /// The cell that asked the same: of the same servers if there is one, else of others.
+    pub fn like(&self, cell: &CellRun) -> Option<&CellRun> {
+        let same = || self.cells().filter(|other| other.cell == cell.cell);
+        same().find(|other| other.has_peers() == cell.has_peers()).or_else(|| same().next())
+    }
+
     /// All cells of all matrices.
     pub fn cells(&self) -> impl Iterator<Item = &CellRun> {
         self.matrices.iter().flat_map(|matrix| &matrix.cells)
@@ -304,11 +310,6 @@ impl CellRun {
     /// As a heading.
     pub fn title(&self) -> String {
         cell_name(self.cell) + if self.has_peers() { ", with peers" } else { "" }
-    }
-
-    /// Whether two runs asked the same of the same servers.
-    pub fn is_like(&self, other: &CellRun) -> bool {
-        self.cell == other.cell && self.has_peers() == other.has_peers()
     }
 
     /// The peer with the least CPU, the original apart: it has a figure of its own.

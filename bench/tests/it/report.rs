@@ -158,7 +158,7 @@ fn two_runs_are_compared_by_their_ratios() {
     assert_eq!(
         outside,
         [
-            ("limit=10, 64 connections, depth 80", "the floor", &DifferenceRuling::Less),
+            ("limit=10, 64 connections, depth 80, with peers", "the floor", &DifferenceRuling::Less),
             ("limit=1000, 64 connections, depth 1", "the floor", &DifferenceRuling::More),
         ]
     );
@@ -218,7 +218,7 @@ fn what_a_matrix_writes_today_can_be_read() {
     let matrix: MatrixRun = serde_json::from_str(&text).unwrap();
     let ratio = matrix.cells[0].ratio_over("floor-epoll").unwrap();
     assert!((ratio.estimate.median - 1.1).abs() < 1e-9 && ratio.unjudged.is_none(), "{ratio:?}");
-    assert_eq!(matrix.gates.len(), 1);
+    assert_eq!(matrix.gates.len(), 2, "over the floor and over loop");
     check_well_formed(&render(&Run { matrices: vec![matrix], ..Run::default() }, None));
 }
 
