@@ -22,7 +22,10 @@ pub fn check(programs: &Programs) -> Result<Tally, String> {
     run.arg("run").arg(format!("{address}/openapi.json")).args(["--url", &address]);
     run.args(["--header", &format!("Authorization: Bearer {token}")]);
     run.args(["--generation-deterministic", "--max-examples", EXAMPLES_MAX]);
-    run.args(["--checks", "all", "--request-timeout", "10", "--no-color", "--warnings", "off"]);
+    // A write behind a DELETE is a command too: 202, and that there is nothing left to change is found when it is applied.
+    // That a read behind it finds nothing is what server/tests/it/writes.rs checks.
+    run.args(["--checks", "all", "--exclude-checks", "use_after_free"]);
+    run.args(["--request-timeout", "10", "--no-color", "--warnings", "off"]);
     run.env("SCHEMATHESIS_HOOKS", root().join("xtask/src/schemathesis_hooks.py"));
     // Where it keeps what it has seen: not in the repository.
     succeed(run.current_dir(scratch("schemathesis")?))?;

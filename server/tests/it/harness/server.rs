@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -39,7 +38,7 @@ pub struct Server {
     pub summary: String,
     token: String,
     /// Gives everything that it logged, once it has ended.
-    log: Option<JoinHandle<String>>,
+    log: Option<Log>,
     /// The process that has taken its place.
     successor: Option<Pid>,
 }
@@ -160,11 +159,15 @@ impl Server {
         kill_process(self.pid(), signal).expect("it runs");
     }
 
+    /// Waits until it has logged `words`.
+    pub fn has_logged(&mut self, words: &str) {
+        self.log.as_mut().expect("it has not ended").await_words(words);
+    }
+
     /// Waits until it ends by itself; how it exited, and what it logged.
     pub fn wait(&mut self) -> (ExitStatus, String) {
         let status = exit_of(&mut self.child);
-        let log = self.log.take().expect("it ends once");
-        (status, log.join().expect("the reader does not panic"))
+        (status, self.log.take().expect("it ends once").whole())
     }
 
     /// Has it replaced by `todo-server upgrade`, with more arguments; what the command said.
@@ -205,9 +208,7 @@ impl Server {
     /// Ends the process that has taken its place by SIGTERM; what all of them logged.
     pub fn stop_successor(mut self) -> String {
         kill_process(self.successor.take().expect("it was replaced"), Signal::TERM).expect("it runs");
-        let log = self.log.take().expect("it ends once");
-        // The pipe ends with the last process that has it.
-        log.join().expect("the reader does not panic")
+        self.log.take().expect("it ends once").whole()
     }
 
     /// Its folder.
@@ -327,20 +328,19 @@ pub fn run_with(folder: &Path, arguments: &[&str], variables: &[(&'static str, S
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = command.spawn().expect("the binary runs");
-    let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
+    let (stdout, stderr) = (Log::new(child.stdout.take()), Log::new(child.stderr.take()));
     let status = exit_of(&mut child);
-    let text = |reader: JoinHandle<String>| reader.join().expect("the reader does not panic").into_bytes();
-    Output { status, stdout: text(stdout), stderr: text(stderr) }
+    Output { status, stdout: stdout.whole().into_bytes(), stderr: stderr.whole().into_bytes() }
 }
 
 fn data_file(folder: &Path) -> PathBuf {
     folder.join("todos.db")
 }
 
-fn spawn(options: &Options, folder: &Path) -> (Child, SocketAddr, String, JoinHandle<String>) {
+fn spawn(options: &Options, folder: &Path) -> (Child, SocketAddr, String, Log) {
     let mut command = options.command(folder);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
-    let log = collect(child.stderr.take());
+    let log = Log::new(child.stderr.take());
     let lines = lines(child.stdout.take());
     let end = Instant::now() + PATIENCE;
     let mut summary = String::new();
@@ -348,8 +348,7 @@ fn spawn(options: &Options, folder: &Path) -> (Child, SocketAddr, String, JoinHa
     while !summary.contains("\n  try ") {
         let Ok(line) = lines.recv_timeout(end.saturating_duration_since(Instant::now())) else {
             let _ = child.kill();
-            let log = log.join().expect("the reader does not panic");
-            panic!("it does not start:\n{summary}{log}");
+            panic!("it does not start:\n{summary}{}", log.whole());
         };
         summary.push_str(&line);
     }
@@ -374,14 +373,31 @@ fn exit_of(child: &mut Child) -> ExitStatus {
     }
 }
 
-/// Reads everything that a pipe brings until its end, which is that of the process.
-fn collect(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
-    let mut pipe = pipe.expect("it was asked for");
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        pipe.read_to_end(&mut bytes).expect("a pipe is readable");
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
+/// What a process writes to a pipe.
+struct Log {
+    lines: Receiver<String>,
+    so_far: String,
+}
+
+impl Log {
+    fn new(pipe: Option<impl Read + Send + 'static>) -> Log {
+        Log { lines: lines(pipe), so_far: String::new() }
+    }
+
+    /// Waits until it holds `words`.
+    fn await_words(&mut self, words: &str) {
+        let end = Instant::now() + PATIENCE;
+        while !self.so_far.contains(words) {
+            let line = self.lines.recv_timeout(end.saturating_duration_since(Instant::now()));
+            self.so_far.push_str(&line.unwrap_or_else(|_| panic!("no word of \"{words}\" in: {}", self.so_far)));
+        }
+    }
+
+    /// Everything, once the last process that has the pipe has ended.
+    fn whole(mut self) -> String {
+        self.so_far.extend(self.lines.iter());
+        self.so_far
+    }
 }
 
 /// The lines that a pipe brings, each with its end.
