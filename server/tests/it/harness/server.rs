@@ -375,27 +375,30 @@ fn exit_of(child: &mut Child) -> ExitStatus {
 
 /// What a process writes to a pipe.
 struct Log {
-    lines: Receiver<String>,
+    /// Behind a lock, so that threads of a test can share the server.
+    #[expect(clippy::disallowed_types, reason = "a test's, not the server's")]
+    lines: std::sync::Mutex<Receiver<String>>,
     so_far: String,
 }
 
 impl Log {
     fn new(pipe: Option<impl Read + Send + 'static>) -> Log {
-        Log { lines: lines(pipe), so_far: String::new() }
+        Log { lines: lines(pipe).into(), so_far: String::new() }
     }
 
     /// Waits until it holds `words`.
     fn await_words(&mut self, words: &str) {
         let end = Instant::now() + PATIENCE;
         while !self.so_far.contains(words) {
-            let line = self.lines.recv_timeout(end.saturating_duration_since(Instant::now()));
+            let line =
+                self.lines.get_mut().expect("one thread").recv_timeout(end.saturating_duration_since(Instant::now()));
             self.so_far.push_str(&line.unwrap_or_else(|_| panic!("no word of \"{words}\" in: {}", self.so_far)));
         }
     }
 
     /// Everything, once the last process that has the pipe has ended.
     fn whole(mut self) -> String {
-        self.so_far.extend(self.lines.iter());
+        self.so_far.extend(self.lines.get_mut().expect("one thread").iter());
         self.so_far
     }
 }
