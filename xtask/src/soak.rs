@@ -33,6 +33,9 @@ pub struct Arguments {
     /// Of everything random; made from the clock when not given. The same seed tries the same things.
     #[arg(long)]
     seed: Option<u32>,
+    /// Only the parts whose name contains this.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
 }
 
 /// Runs all parts. `Ok(false)` when one has failed.
@@ -45,7 +48,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
     let share_seconds = arguments.minutes * 60 / 8;
     let targets_count = u32::try_from(FUZZ_TARGETS.len()).map_err(|error| error.to_string())?;
     let fuzz_seconds = (4 * share_seconds / targets_count).max(1);
-    let mut report = Report::default();
+    let mut report = Report::new(&arguments.only);
     report.step("fuzz targets: build", build_fuzz_targets);
     report.step("fuzzing finds a planted fault", || prove_fuzzing(seed));
     for target in FUZZ_TARGETS {
