@@ -1,7 +1,7 @@
 //! `todo-bench matrix`: server and references interleaved, gates judged; with `--writes` also reads beside writes.
 
 use crate::command::load::seconds;
-use crate::command::server::{ServerArgs, Started};
+use crate::command::server::{ServerArgs, Started, setting};
 use crate::command::{Verdict, write_json};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,13 +17,17 @@ pub struct MatrixArgs {
     /// `limit=10,conns=64,depth=80`; may be repeated. By default the cells of the default gates.
     #[arg(long = "cell")]
     cells: Vec<Cell>,
-    /// `limit=10,conns=64,depth=1,over=floor,max=1.10` (or `over=loop`); may be repeated. By default the project's own
+    /// `limit=10,conns=64,depth=1,over=floor,max=1.10` (or `over=loop`, `sendfile`, `variant`); may be repeated. By default the project's own
     /// gates for the cells that are run. A gate fails only when the whole 95 % interval lies above it.
     #[arg(long = "gate")]
     gates: Vec<Gate>,
-    /// What to run beside the server.
-    #[arg(long, value_delimiter = ',', default_values = ["floor-epoll", "floor-uring", "floor-sendfile", "loop"])]
-    references: Vec<Kind>,
+    /// What to run beside the server. By default every floor and the empty loop; beside a variant nothing.
+    #[arg(long, value_delimiter = ',')]
+    references: Option<Vec<Kind>>,
+    /// Beside the server run it again with this setting, `NAME=value`, instead of those of --set; may be repeated. `over=variant`
+    /// judges the two.
+    #[arg(long = "variant", value_name = "NAME=VALUE", value_parser = setting)]
+    variant: Vec<(String, String)>,
     /// The directory of the peers' programs, which `cargo xtask peers` builds: they run beside the server too.
     #[arg(long)]
     peers: Option<PathBuf>,
@@ -77,6 +81,7 @@ pub struct MatrixArgs {
 /// A ratio gate below this needs a narrow A/A interval.
 const NARROW_GATE_MAX: f64 = 1.05;
 const NARROW_WIDTH: f64 = 0.01;
+const REFERENCES: [Kind; 4] = [Kind::FloorEpoll, Kind::FloorUring, Kind::FloorSendfile, Kind::Loop];
 
 pub fn run(args: &MatrixArgs) -> Result<Verdict> {
     let started = args.server.start()?;
@@ -87,13 +92,16 @@ pub fn run(args: &MatrixArgs) -> Result<Verdict> {
     println!("{}, {} CPUs, Linux {}", host.cpu_model, host.cpus_count, host.kernel);
     println!("server {server_version}, driver {server_driver}, congestion control {}", host.congestion_control);
 
+    let variant = if args.variant.is_empty() { None } else { Some(args.server.start_variant(&args.variant)?) };
+
     let mut reports = Vec::new();
     for cell in cells {
         let options = matrix::Options {
             reference_cpu: started.reference_cpu,
             generator_cpu: started.generator_cpu,
             program: std::env::current_exe().context("looking for this program")?,
-            references: args.references.clone(),
+            references: args.references(),
+            variant: variant.as_ref(),
             peers: args.peers.clone(),
             cells: vec![cell],
             rounds: args.rounds(&gates, cell)?,
@@ -122,6 +130,11 @@ pub fn run(args: &MatrixArgs) -> Result<Verdict> {
 }
 
 impl MatrixArgs {
+    fn references(&self) -> Vec<Kind> {
+        let by_default: &[Kind] = if self.variant.is_empty() { &REFERENCES } else { &[] };
+        self.references.clone().unwrap_or_else(|| by_default.to_vec())
+    }
+
     fn cells_to_run(&self) -> Vec<Cell> {
         let mut cells = self.cells.clone();
         if cells.is_empty() && !self.writes_only {

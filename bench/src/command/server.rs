@@ -26,6 +26,9 @@ pub struct ServerArgs {
     /// instead of a data file of its own.
     #[arg(long)]
     cluster: bool,
+    /// A setting of the server, `NAME=value` as in its environment; may be repeated.
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+    settings: Vec<(String, String)>,
     /// Where data files are made; by default beside the server's binary. In memory an fsync would cost nothing.
     #[arg(long)]
     data_dir: Option<PathBuf>,
@@ -52,6 +55,13 @@ impl ServerArgs {
         Ok(self.options(Backing::File { todos_count: self.todos })?.0)
     }
 
+    /// Another server of the same kind with these settings besides, on the same CPUs.
+    pub fn start_variant(&self, settings: &[(String, String)]) -> Result<Server> {
+        let mut options = self.on_file()?;
+        options.variables = settings.to_vec();
+        Server::start(&options)
+    }
+
     fn start_on(&self, backing: Backing) -> Result<Started> {
         let (options, generator_cpu) = self.options(backing)?;
         let reference_cpu = options.cpus[0];
@@ -76,10 +86,17 @@ impl ServerArgs {
             shards_count: self.shards,
             accept: None,
             backing,
+            variables: self.settings.clone(),
             data_directory: self.data_dir.clone().or(beside.map(PathBuf::from)).unwrap_or_else(|| ".".into()),
         };
         Ok((options, generator_cpu))
     }
+}
+
+/// `NAME=value`.
+pub fn setting(text: &str) -> std::result::Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("a setting is written NAME=value")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// A running server under test.

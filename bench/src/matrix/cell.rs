@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::limits::ROUNDS_MAX;
 use crate::load::{self, Options as LoadOptions};
-use crate::matrix::judge::{a_a_estimate, best_floor};
+use crate::matrix::judge::{a_a_estimate, yardstick};
 use crate::matrix::{CellReport, Kind, Target, judge};
 use crate::process::counters::Counters;
 use crate::process::cpu::ProcessCpu;
@@ -97,7 +97,7 @@ pub struct Rounds {
 pub struct Slot {
     /// Who is loaded.
     pub kind: Kind,
-    /// 0, or 1 for an ordinary floor's second window.
+    /// 0, or 1 for the second window of a yardstick.
     pub repeat: usize,
 }
 
@@ -148,7 +148,7 @@ pub fn run(cell: Cell, targets: &mut [Target], rounds: &Rounds, generator_cpu: u
 }
 
 fn slots(targets: &[Target]) -> Vec<Slot> {
-    let windows_count = |kind: Kind| if kind.is_ordinary_floor() { 2 } else { 1 };
+    let windows_count = |kind: Kind| if kind.is_yardstick() { 2 } else { 1 };
     let kinds = targets.iter().map(Target::kind);
     kinds.flat_map(|kind| (0..windows_count(kind)).map(move |repeat| Slot { kind, repeat })).collect()
 }
@@ -156,7 +156,7 @@ fn slots(targets: &[Target]) -> Vec<Slot> {
 /// Whether the rounds so far are enough.
 fn is_settled(slots: &[Slot], samples: &[Vec<Sample>], rounds: &Rounds) -> bool {
     let Some(width) = rounds.a_a_width else { return true };
-    let a_a = best_floor(slots, samples).and_then(|floor| a_a_estimate(floor, slots, samples, rounds.seed));
+    let a_a = yardstick(slots, samples).and_then(|kind| a_a_estimate(kind, slots, samples, rounds.seed));
     a_a.is_none_or(|estimate| estimate.is_within(width, 1.0))
 }
 

@@ -16,6 +16,8 @@ pub enum Over {
     Sendfile,
     /// The empty loop.
     Loop,
+    /// The same server with other settings.
+    Variant,
     /// The peer with the least CPU, the original apart.
     BestPeer,
     /// The original's stack.
@@ -30,9 +32,12 @@ impl FromStr for Over {
             "floor" => Ok(Over::Floor),
             "sendfile" => Ok(Over::Sendfile),
             "loop" => Ok(Over::Loop),
+            "variant" => Ok(Over::Variant),
             "best-peer" => Ok(Over::BestPeer),
             "original" => Ok(Over::Original),
-            _ => Err(Error::Unusable(format!("over is floor, sendfile, loop, best-peer or original, not {text}"))),
+            _ => Err(Error::Unusable(format!(
+                "over is floor, sendfile, loop, variant, best-peer or original, not {text}"
+            ))),
         }
     }
 }
@@ -95,6 +100,7 @@ impl Gate {
             Over::Floor => report.best_floor?,
             Over::Sendfile => Kind::FloorSendfile,
             Over::Loop => Kind::Loop,
+            Over::Variant => Kind::Variant,
             Over::BestPeer => report.best_peer()?,
             Over::Original => Kind::PeerOriginal,
         };

@@ -20,7 +20,7 @@ pub struct CellReport {
     pub figures: Vec<Figures>,
     /// The better ordinary floor, by the median over all its windows.
     pub best_floor: Option<Kind>,
-    /// Its second window of a round over its first.
+    /// The second window of a round over the first: of the variant when one ran, else of the better floor.
     pub a_a: Option<Estimate>,
     /// What is judged.
     pub ratios: Vec<Ratio>,
@@ -88,12 +88,13 @@ pub fn judge(cell: Cell, slots: &[Slot], samples: Vec<Vec<Sample>>, faults: Vec<
     kinds.dedup();
     let figures: Vec<Figures> = kinds.iter().filter_map(|&kind| figures(kind, slots, &samples)).collect();
     let best_floor = best_floor(slots, &samples);
-    let a_a = best_floor.and_then(|floor| a_a_estimate(floor, slots, &samples, seed));
+    let a_a = yardstick(slots, &samples).and_then(|kind| a_a_estimate(kind, slots, &samples, seed));
     let pairs = [
         (Kind::Server, best_floor),
         (Kind::Server, Some(Kind::Loop)),
         (Kind::Server, Some(Kind::FloorSendfile)),
         (Kind::Loop, best_floor),
+        (Kind::Server, Some(Kind::Variant)),
     ];
     let pairs = pairs.into_iter().chain(PEERS.map(|peer| (Kind::Server, Some(peer))));
     let ratios = pairs.filter_map(|(kind, over)| {
@@ -126,14 +127,20 @@ pub fn best_floor(slots: &[Slot], samples: &[Vec<Sample>]) -> Option<Kind> {
     medians.min_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(kind, _)| kind)
 }
 
-/// The floor against itself.
-pub fn a_a_estimate(floor: Kind, slots: &[Slot], samples: &[Vec<Sample>], seed: u64) -> Option<Estimate> {
-    let mut windows = samples_of(floor, slots, samples).map(|row| row.iter().map(|sample| sample.cpu_ns).collect());
+/// Whose two windows a round make the A/A row.
+pub fn yardstick(slots: &[Slot], samples: &[Vec<Sample>]) -> Option<Kind> {
+    let has_variant = slots.iter().any(|slot| slot.kind == Kind::Variant);
+    if has_variant { Some(Kind::Variant) } else { best_floor(slots, samples) }
+}
+
+/// A yardstick against itself.
+pub fn a_a_estimate(kind: Kind, slots: &[Slot], samples: &[Vec<Sample>], seed: u64) -> Option<Estimate> {
+    let mut windows = samples_of(kind, slots, samples).map(|row| row.iter().map(|sample| sample.cpu_ns).collect());
     let (first, second): (Vec<f64>, Vec<f64>) = (windows.next()?, windows.next()?);
     bootstrap_median(&paired_ratios(&second, &first), seed)
 }
 
-/// CPU per answer, one figure per round: the mean of a floor's two windows.
+/// CPU per answer, one figure per round: the mean of a yardstick's two windows.
 fn cpu_by_round(kind: Kind, slots: &[Slot], samples: &[Vec<Sample>]) -> Option<Vec<f64>> {
     let rows: Vec<&Vec<Sample>> = samples_of(kind, slots, samples).collect();
     let rounds_count = rows.first()?.len();
@@ -145,9 +152,9 @@ fn why_unjudged(kind: Kind, over: Kind, figures: &[Figures], a_a: Option<Estimat
     let of = |kind| figures.iter().find(|figures| figures.kind == kind);
     let (one, other) = (of(kind)?, of(over)?);
     match a_a {
-        None => return Some("no floor ran, so there is no A/A row".into()),
+        None => return Some("no floor and no variant ran, so there is no A/A row".into()),
         Some(estimate) if !estimate.contains(1.0) => {
-            return Some(format!("the floor against itself is {:.3} to {:.3}", estimate.low, estimate.high));
+            return Some(format!("the yardstick against itself is {:.3} to {:.3}", estimate.low, estimate.high));
         }
         Some(_) => {}
     }
@@ -273,6 +280,19 @@ pub mod tests {
             let figures = report.figures_of(Kind::Server).unwrap();
             assert_eq!(figures.throughput_is_its_own, expected, "{generator_busy} {target_busy}");
         }
+    }
+
+    #[test]
+    fn a_variant_is_the_yardstick_of_its_server() {
+        let (_, samples) = lineup(1.02);
+        let slots = [(Kind::Server, 0), (Kind::Variant, 0), (Kind::Variant, 1)];
+        let slots = slots.map(|(kind, repeat)| Slot { kind, repeat });
+        let rows = vec![samples[0].clone(), samples[3].clone(), samples[4].clone()];
+        let report = judge(CELL, &slots, rows, Vec::new(), 1);
+        let [ratio] = &report.ratios[..] else { panic!("{:?}", report.ratios) };
+        assert_eq!((ratio.over, &ratio.unjudged, report.best_floor), (Kind::Variant, &None, None));
+        assert!(ratio.estimate.is_within(0.006, 1.02), "{:?}", ratio.estimate);
+        assert!(report.a_a.unwrap().contains(1.0), "{:?}", report.a_a);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! A round runs one short window on each target, in an order drawn anew; what the machine does to one round it does to
 //! all of its windows. Each ordinary floor has two windows a round: the ratio of the two is the A/A row, which says how
-//! much a difference of nothing looks like. Connections are new in each window, so that no target keeps lucky sockets;
+//! much a difference of nothing looks like. So has a variant, the same server with other settings. Connections are new in each window, so that no target keeps lucky sockets;
 //! connecting and warm-up come before the window, the counters of requests and reads are asked before and after it all.
 
 mod cell;
@@ -24,8 +24,8 @@ use crate::request;
 use std::path::PathBuf;
 
 /// What to run.
-#[derive(Clone, Debug)]
-pub struct Options {
+#[derive(Clone)]
+pub struct Options<'s> {
     /// CPU of the references.
     pub reference_cpu: usize,
     /// CPU of the generator.
@@ -36,6 +36,8 @@ pub struct Options {
     pub references: Vec<Kind>,
     /// Where the programs of the peers are; `None`: no peer.
     pub peers: Option<PathBuf>,
+    /// The server again, with other settings; `None`: no variant.
+    pub variant: Option<&'s Server>,
     /// What to ask.
     pub cells: Vec<Cell>,
     /// How often and how long.
@@ -43,13 +45,14 @@ pub struct Options {
 }
 
 /// Runs all cells on a started server, cell by cell, and hands each report to `show` as soon as there is one.
-pub fn run(server: &Server, options: &Options, mut show: impl FnMut(&CellReport)) -> Result<Vec<CellReport>> {
+pub fn run(server: &Server, options: &Options<'_>, mut show: impl FnMut(&CellReport)) -> Result<Vec<CellReport>> {
     let mut reports = Vec::new();
     for &cell in &options.cells {
         let response = server.capture(cell.limit)?;
         let file = server.data_directory().join("response");
         std::fs::write(&file, &response).context("storing the captured response")?;
         let mut targets = vec![Target::Server(server)];
+        targets.extend(options.variant.map(Target::Variant));
         for &kind in &options.references {
             targets.push(Target::start_reference(
                 kind,

@@ -1,5 +1,6 @@
 //! The run as a text table and as JSON.
 
+use crate::matrix::judge::yardstick;
 use crate::matrix::{CellReport, Gate, Kind, Rounds, Ruling};
 use crate::process::host::Host;
 use crate::writes::interference::InterferenceReport;
@@ -58,10 +59,10 @@ pub fn print_cell(report: &CellReport) {
     if report.figures.iter().any(|figures| !figures.throughput_is_its_own) {
         println!("  refused: the generator's core was the limit, so requests/s are not the target's");
     }
-    if let (Some(floor), Some(a_a)) = (report.best_floor, report.a_a) {
+    if let (Some(kind), Some(a_a)) = (yardstick(&report.slots, &report.samples), report.a_a) {
         println!(
             "  {:<38} {:.3}  [{:.3}, {:.3}]",
-            format!("A/A: {} over itself", floor.name()),
+            format!("A/A: {} over itself", kind.name()),
             a_a.median,
             a_a.low,
             a_a.high

@@ -23,6 +23,9 @@ pub enum Kind {
     FloorSendfile,
     /// The server's own runtime and I/O with a byte counter for a parser.
     Loop,
+    /// The server under test again, with other settings.
+    #[value(skip)]
+    Variant,
     /// nginx in front of two replicas that read from Redis.
     #[value(skip)]
     PeerOriginal,
@@ -58,6 +61,11 @@ impl Kind {
         self.is_ordinary_floor() || self == Kind::FloorSendfile
     }
 
+    /// What is compared with itself, by two windows a round.
+    pub fn is_yardstick(self) -> bool {
+        self.is_ordinary_floor() || self == Kind::Variant
+    }
+
     /// Somebody else's server.
     pub fn is_peer(self) -> bool {
         PEERS.contains(&self)
@@ -71,6 +79,7 @@ impl Kind {
             Kind::FloorUring => "floor-uring",
             Kind::FloorSendfile => "floor-sendfile",
             Kind::Loop => "loop",
+            Kind::Variant => "variant",
             Kind::PeerOriginal => "peer-original",
             Kind::PeerNginx => "peer-nginx",
             Kind::PeerMinihttp => "peer-minihttp",
@@ -96,6 +105,8 @@ impl Kind {
 pub enum Target<'s> {
     /// The server under test.
     Server(&'s Server),
+    /// The same with other settings.
+    Variant(&'s Server),
     /// A reference.
     Reference {
         /// Which one.
@@ -129,6 +140,7 @@ impl Target<'_> {
     pub fn kind(&self) -> Kind {
         match self {
             Target::Server(_) => Kind::Server,
+            Target::Variant(_) => Kind::Variant,
             Target::Reference { kind, .. } | Target::Peer { kind, .. } => *kind,
         }
     }
@@ -136,7 +148,7 @@ impl Target<'_> {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         match self {
-            Target::Server(server) => server.address(),
+            Target::Server(server) | Target::Variant(server) => server.address(),
             Target::Reference { server, .. } => server.address(),
             Target::Peer { server, .. } => server.address(),
         }
@@ -145,7 +157,7 @@ impl Target<'_> {
     /// Its process.
     pub fn pid(&self) -> Pid {
         match self {
-            Target::Server(server) => server.pid(),
+            Target::Server(server) | Target::Variant(server) => server.pid(),
             Target::Reference { server, .. } => server.pid(),
             Target::Peer { server, .. } => server.pid(),
         }
@@ -154,7 +166,7 @@ impl Target<'_> {
     /// Requests and reads since its start.
     pub fn counters(&mut self) -> Result<Counters> {
         match self {
-            Target::Server(server) => server.counters(),
+            Target::Server(server) | Target::Variant(server) => server.counters(),
             Target::Reference { server, .. } => server.counters(),
             // Nobody counts there; the generator sends the same blocks to all.
             Target::Peer { .. } => Ok(Counters::default()),

@@ -31,6 +31,8 @@ pub struct ServerOptions {
     pub backing: Backing,
     /// Where a directory of its own is made. On a disk: in memory an fsync costs nothing.
     pub data_directory: PathBuf,
+    /// Settings besides, as environment variables.
+    pub variables: Vec<(String, String)>,
 }
 
 /// What a server stands on.
@@ -71,6 +73,7 @@ impl Server {
             .env("HTTP_PORT", port.to_string())
             .env("SHARDS", options.shards_count.to_string())
             .envs(options.accept.map(|way| ("ACCEPT", way)))
+            .envs(options.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("sharing the log file")?)
             .stderr(log);
