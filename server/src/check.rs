@@ -14,6 +14,7 @@ use todo_worker::postgres::Database;
 use todo_worker::settings::Cluster;
 use todo_worker::sqlite::{OpenError, SqliteReader};
 
+use crate::control::admin;
 use crate::limits::{CHECK_PATIENCE, STORE_CONNECTIONS_MAX};
 use crate::settings::{Accept, CommandLine, Settings};
 use crate::shard::io::probe_driver;
@@ -79,6 +80,10 @@ pub fn find(settings: &Settings, is_beside: bool) -> Findings {
         note(Ok(("running", "a server answers on the command socket: its port and lock are no problem".to_owned())));
     } else {
         note(check_port(settings).map(|addresses| ("addresses", addresses)).map_err(|error| error.to_string()));
+    }
+    if let Some(address) = settings.admin_addr.filter(|_| !is_beside) {
+        let opened = admin::listen(address).map(|_| ("admin", address.to_string()));
+        note(opened.map_err(|error| format!("ADMIN_ADDR {address} cannot be opened: {error}")));
     }
     let cluster = settings.connections.cluster();
     let is_cluster = !matches!(cluster, Ok(None));

@@ -90,11 +90,18 @@ fn check_says_what_is_in_force_and_every_problem() {
     assert_eq!(std::fs::read_dir(folder.path()).expect("it is there").count(), 0, "nothing was made");
     std::fs::write(folder.path().join("todos.db"), "no database, and long enough to be looked at as one")
         .expect("a file");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let admin = taken.local_addr().expect("bound").to_string();
     let arguments = ["check", "--http-host", "no.such.host.invalid", "--jwt-secret", "short", "--log", "a=b=c"];
-    let bad = say(folder.path(), &arguments);
-    assert_eq!((bad.code, bad.error.as_str()), (Some(1), "todo-server: 4 problems\n"), "{}", bad.out);
-    for words in ["problem: HTTP_HOST", "problem: JWT_SECRET has 5 bytes", "problem: LOG `a=b=c`", "is not a data file"]
-    {
+    let bad = say(folder.path(), &[&arguments[..], &["--admin-addr", &admin]].concat());
+    assert_eq!((bad.code, bad.error.as_str()), (Some(1), "todo-server: 5 problems\n"), "{}", bad.out);
+    for words in [
+        "problem: HTTP_HOST",
+        "problem: JWT_SECRET has 5 bytes",
+        "problem: LOG `a=b=c`",
+        "problem: ADMIN_ADDR 127.0.0.1:",
+        "is not a data file",
+    ] {
         assert!(bad.out.contains(words), "{words}: {}", bad.out);
     }
     assert!(!bad.out.contains("short"), "{}", bad.out);

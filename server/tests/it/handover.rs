@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use todo_server::control::handover::channel::Channel;
 use todo_server::control::handover::protocol::Frame;
 
@@ -327,6 +327,19 @@ fn a_signal_does_it_too() {
     assert_eq!(client.ask(&get("/todos?limit=1")).status, 200);
     server.upgrade(&[]);
     assert_eq!(client.ask(&get("/todos?limit=1")).status, 200);
+}
+
+/// The first process of a container ends with it, so nothing can take its place.
+#[test]
+fn process_1_of_a_container_is_not_replaced() {
+    let container = "exec unshare --user --map-root-user --pid --fork --kill-child \"$@\"";
+    let mut server = Options::new().wrapped(container).start();
+    let outside = server.pid().as_raw_pid();
+    let children = std::fs::read_to_string(format!("/proc/{outside}/task/{outside}/children")).expect("it has one");
+    let first = children.trim().parse().ok().and_then(Pid::from_raw).expect("a process");
+    kill_process(first, Signal::USR2).expect("it runs");
+    server.has_logged("process 1 of its container");
+    assert_eq!(server.connect().ask(&get("/todos?limit=1")).status, 200);
 }
 
 /// SIGHUP reads the settings file and the key's file again: limits, keys and the log filter change, and connections stay.
