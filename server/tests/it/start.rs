@@ -158,3 +158,19 @@ fn newer(path: &Path) {
         .execute_batch("UPDATE store SET schema = 1000, min_reader = 1000; PRAGMA user_version = 1000")
         .expect("ours");
 }
+
+/// In a user namespace of its own it is nobody and may nothing, and goes on to serve, write and listen for commands.
+#[test]
+fn it_needs_no_privilege() {
+    let server = Options::new().wrapped("exec unshare --user \"$@\"").start();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid().as_raw_pid())).expect("it runs");
+    for kind in ["CapPrm", "CapEff", "CapAmb"] {
+        assert!(status.contains(&format!("\n{kind}:\t0000000000000000\n")), "{kind}: {status}");
+    }
+    let mut client = server.connect();
+    assert_eq!(client.ask(&get("/todos?limit=10")).status, 200);
+    client.ask(&server.post("written by nobody")).accepted();
+    let (status, log) = server.stop();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(!log.contains("no commands are heard"), "{log}");
+}
