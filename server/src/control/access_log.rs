@@ -326,6 +326,13 @@ fn is_zero(value: &u32) -> bool {
     *value == 0
 }
 
+/// Bytes as text. What JSON leaves as it is and a terminal does not (DEL, and the control characters behind ASCII) is
+/// replaced like what is no UTF-8.
+fn text(bytes: &[u8]) -> String {
+    let is_left = |letter: char| letter.is_control() && !letter.is_ascii_control() || letter == '\u{7f}';
+    String::from_utf8_lossy(bytes).replace(is_left, "\u{fffd}")
+}
+
 /// One record as a JSON object. Quotes, control bytes and what is no UTF-8 in a target cannot end it or begin another.
 fn write_line(lines: &mut Vec<u8>, shard: usize, record: &Record) {
     let Record { at_ms, client, line, answer } = record;
@@ -335,8 +342,8 @@ fn write_line(lines: &mut Vec<u8>, shard: usize, record: &Record) {
         shard,
         address: client.map(|client| client.ip()),
         port: client.map(|client| client.port()),
-        method: &String::from_utf8_lossy(&line.method),
-        target: &String::from_utf8_lossy(&line.target),
+        method: &text(&line.method),
+        target: &text(&line.target),
         truncated: line.is_truncated,
         version: if line.version.is_some() { str::from_utf8(&version).unwrap_or_default() } else { "" },
         status: answer.status,
@@ -370,8 +377,9 @@ mod tests {
         let mut lines = Vec::new();
         write_line(&mut lines, 3, record);
         let line = lines.strip_suffix(b"\n").expect("one line");
-        assert!(line.iter().all(|byte| *byte >= 0x20 && *byte != 0x7f), "nothing of it moves a terminal");
-        String::from_utf8(line.to_vec()).expect("UTF-8")
+        let line = String::from_utf8(line.to_vec()).expect("UTF-8");
+        assert!(!line.contains(char::is_control), "nothing of it moves a terminal: {line:?}");
+        line
     }
 
     #[test]
@@ -392,10 +400,10 @@ mod tests {
     #[test]
     fn a_target_cannot_write_lines_of_its_own() {
         let all: Vec<u8> = (0..=255).filter(|byte| !matches!(byte, b' ' | b'\r' | b'\n')).collect();
-        for target in all.chunks(100).chain([&b"\",\"status\":200}"[..], b"\xf0\x9f\x92"]) {
+        for target in all.chunks(100).chain([&b"\",\"status\":200}"[..], b"\xf0\x9f\x92", b"a\xc2\x9b2J"]) {
             let line = line_of(&record(&[b"GET /", target, b" HTTP/1.1\r\n"].concat()));
             let value: Value = serde_json::from_str(&line).expect("JSON");
-            let expected = format!("/{}", String::from_utf8_lossy(target));
+            let expected = format!("/{}", String::from_utf8_lossy(target)).replace(['\u{7f}', '\u{9b}'], "\u{fffd}");
             assert_eq!((value["target"].as_str(), value["status"].as_u64()), (Some(expected.as_str()), Some(404)));
         }
         let long = record(&[b"GET /".as_slice(), &[0; 500], b" HTTP/1.1\r\n"].concat());
@@ -431,7 +439,7 @@ mod tests {
     fn a_line_that_was_cut_spoils_no_other() {
         let record = record(b"GET /a HTTP/1.1\r\n");
         let bytes = line_of(&record).len() + 1;
-        for room in [0, 1, bytes - 1, bytes, bytes + 9, 2 * bytes] {
+        for room in [0, 1, bytes - 2, bytes, bytes + 9, 2 * bytes] {
             let mut sheet = Sheet::new(Small { taken: Vec::new(), room }, Arc::default());
             for _ in 0..3 {
                 sheet.put(3, &record);

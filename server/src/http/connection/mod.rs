@@ -105,8 +105,8 @@ pub struct Connection {
     /// Input that is not consumed; `input[input_start..]`. Empty for a connection that keeps up.
     input: Vec<u8>,
     input_start: usize,
-    /// How much of the unconsumed input has been searched for the end of the head.
-    scanned: usize,
+    /// How much of the unconsumed input has been searched for the end of the head: less than a head may have, and two.
+    scanned: u32,
     /// More is here of a head than the empty line that may precede it.
     head_begun: bool,
     /// When the head, body, linger or idle time began, in ticks.

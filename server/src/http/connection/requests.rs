@@ -101,10 +101,10 @@ impl Connection {
 
     #[cold]
     fn on_new_head(&mut self, rest: &[u8], at: &mut usize, site: &mut Site) -> Step {
-        let (start, end) = match head::find_end(rest, self.scanned) {
+        let (start, end) = match head::find_end(rest, self.scanned as usize) {
             Ok(Find::Complete { start, end }) => (start, end),
             Ok(Find::Partial { begun }) => {
-                self.scanned = rest.len();
+                self.scanned = rest.len() as u32;
                 self.head_begun = begun;
                 return Step::Starved;
             }
