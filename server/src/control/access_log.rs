@@ -311,17 +311,14 @@ struct Line<'a> {
     sample: u32,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
 fn is_false(value: &bool) -> bool {
     !*value
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
 fn is_one(value: &u64) -> bool {
     *value == 1
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
 fn is_zero(value: &u32) -> bool {
     *value == 0
 }
