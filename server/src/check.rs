@@ -14,6 +14,7 @@ use todo_worker::postgres::Database;
 use todo_worker::settings::Cluster;
 use todo_worker::sqlite::{OpenError, SqliteReader};
 
+use crate::control::access_log;
 use crate::control::admin;
 use crate::limits::{CHECK_PATIENCE, STORE_CONNECTIONS_MAX};
 use crate::settings::{Accept, CommandLine, Settings};
@@ -75,6 +76,11 @@ pub fn find(settings: &Settings, is_beside: bool) -> Findings {
     note(connections.map_err(|error| error.to_string()));
     if let Err(error) = logging::check(&settings.log) {
         note(Err(error.to_string()));
+    }
+    match access_log::check(&settings.access_log) {
+        Ok(None) => {}
+        Ok(Some(what)) => note(Ok(("access log", what))),
+        Err(error) => note(Err(error)),
     }
     if is_beside {
         note(Ok(("running", "a server answers on the command socket: its port and lock are no problem".to_owned())));

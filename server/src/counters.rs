@@ -152,6 +152,8 @@ pub struct ShardCounters {
     pub deferred: Count,
     /// Deferred groups turned away because the queue was full.
     pub queue_full: Count,
+    /// Records of the access log that its ring had no room for.
+    pub access_dropped: Count,
 }
 
 impl Default for ShardCounters {
@@ -180,6 +182,7 @@ impl Default for ShardCounters {
             busy: Count::default(),
             deferred: Count::default(),
             queue_full: Count::default(),
+            access_dropped: Count::default(),
         }
     }
 }

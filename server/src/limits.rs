@@ -147,6 +147,27 @@ pub const ADMIN_BACKLOG: i32 = 64;
 
 const _: () = assert!(DASHBOARD_STREAMS_MAX < DESCRIPTORS_RESERVED / 2);
 
+// ---- the access log ----
+
+/// Default of `ACCESS_LOG_SAMPLE`.
+pub const ACCESS_LOG_SAMPLE_DEFAULT: u32 = 1_024;
+/// A method in the access log. A longer one is taken for none.
+pub const ACCESS_METHOD_BYTES_MAX: usize = 16;
+/// Path and query in the access log. Of longer ones the rest is left out, and the record says so.
+pub const ACCESS_TARGET_BYTES_MAX: usize = 128;
+/// Records of a shard that wait to be written, some 250 bytes each. More are dropped and counted.
+pub const ACCESS_RING_RECORDS: usize = 2_048;
+/// How often the rings are emptied: a shard may pick 20,000 requests a second before it drops any.
+pub const ACCESS_DRAIN_EVERY: Duration = Duration::from_millis(100);
+/// Bytes of whole lines that are written at once: as many as a pipe takes without another process's in between
+/// (`PIPE_BUF`), which may be the one that takes this one's place.
+pub const ACCESS_WRITE_BYTES_MAX: usize = 4_096;
+/// At the end of the process what waits is written in this time, or given up: whoever reads a pipe may have stopped.
+pub const ACCESS_END_PATIENCE: Duration = Duration::from_secs(2);
+
+// A line always fits a write: each byte of method and target may become six, the rest has some 300.
+const _: () = assert!(6 * (ACCESS_METHOD_BYTES_MAX + ACCESS_TARGET_BYTES_MAX) + 512 < ACCESS_WRITE_BYTES_MAX);
+
 // ---- shards ----
 
 /// Read buffer of a busy connection. A batch that fills it goes through the shard's large one.

@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::bridge::{self, Log, Message, Ticket, ToShard, Watching, WaysBack, Writes};
 use crate::clock::{self, CLOCKS, CLUSTER_CLOCKS};
+use crate::control::access_log::{self, AccessLog, AccessMetrics};
 use crate::control::backend::Backend;
 use crate::control::cluster::Cluster;
 use crate::control::embedded::{Again, Embedded};
@@ -114,6 +115,9 @@ pub enum ServeError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// Where the access log goes.
+    #[error("{0}")]
+    AccessLog(String),
     /// A thread or runtime of ours.
     #[error("{what} cannot be started ({source}): the system is short of memory, threads or descriptors")]
     System {
@@ -326,6 +330,7 @@ impl Process<'_> {
         predecessor: &mut Option<Predecessor>,
     ) -> Result<(), ServeError> {
         let shards_count = self.cores.of_shard.len();
+        let access_file = access_log::open(&self.settings.access_log).map_err(ServeError::AccessLog)?;
         let counters: Vec<_> = (0..shards_count).map(|_| Arc::new(ShardCounters::default())).collect();
         let ways_back = WaysBack::new(shards_count, &backing.snapshot);
         let to_shards = ways_back.to_shards();
@@ -357,6 +362,7 @@ impl Process<'_> {
             program: program(),
             to_shards: to_shards.clone(),
         };
+        let access_metrics = Arc::new(AccessMetrics::default());
         let (told, asks) = mpsc::channel(1);
         let port = listeners.addresses.first().map_or(self.settings.http_port, SocketAddr::port);
         let command_socket = self.settings.command_socket(port);
@@ -364,6 +370,7 @@ impl Process<'_> {
             counters: counters.clone(),
             feed: feed_metrics,
             writes: write_metrics,
+            access: Arc::clone(&access_metrics),
             backend,
             draining: Arc::clone(&draining),
             driver: self.driver.name(),
@@ -380,6 +387,9 @@ impl Process<'_> {
                 }
             });
         }
+        let destination = self.settings.access_log.clone();
+        let (accesses, access_log, writer) =
+            AccessLog::new(destination, access_file, shards_count, self.settings.access_log_sample, access_metrics);
         // The acceptor holds the first half until its end.
         let (until_accepted, accepting) = oneshot::channel();
         let (ready, is_ready) = std::sync::mpsc::channel();
@@ -396,6 +406,7 @@ impl Process<'_> {
             giver,
             asks,
             reread: Box::new(move || reread(is_cluster)),
+            access_log: access_log.reopener(),
             command_socket: command_socket.clone(),
             accepting: (self.accept == Accept::Handoff).then_some(accepting),
             ready,
@@ -405,10 +416,16 @@ impl Process<'_> {
         // Started before any thread blocks signals: this one takes them all.
         let control = spawn("control", move || control::run(control).map_err(ServeError::from))?;
         sys::block_all_signals();
+        if let Some(writer) = writer {
+            spawn("access-log", move || {
+                writer.run();
+                Ok(())
+            })?;
+        }
         let rules = Arc::new(rules(self.settings));
         let mut threads = vec![control];
         let ends = bridge.shards.into_iter().zip(counters.iter().map(Arc::clone));
-        for (index, ((to_control, from_control), counters)) in ends.enumerate() {
+        for (index, (((to_control, from_control), counters), access)) in ends.zip(accesses).enumerate() {
             let start = ShardStart {
                 index: index as u16,
                 driver: self.driver,
@@ -419,6 +436,7 @@ impl Process<'_> {
                 to_control,
                 from_control,
                 counters,
+                access,
                 clocks,
             };
             let core = self.cores.of_shard[index];
@@ -470,10 +488,10 @@ impl Process<'_> {
             let _ = std::io::stdout().write_all(summary.as_bytes());
         }
         // The control plane ends first, be it by an error that ends the process with the shards in it.
-        for thread in threads {
-            thread.join().expect("a panic ends the process before")?;
-        }
-        Ok(())
+        let ended = threads.into_iter().try_for_each(|thread| thread.join().expect("a panic ends the process before"));
+        // Nothing more comes now, unless an error ends the process with the shards in it.
+        access_log.finish();
+        ended
     }
 
     fn join(

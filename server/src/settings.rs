@@ -11,11 +11,12 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 
 use todo_worker::settings::{Connections, Secret, secret};
 
+use crate::control::access_log::Destination;
 use crate::http::bearer::{Keys, NamedSecret};
 use crate::http::cors::AllowedOrigin;
 use crate::limits::{
-    BODY_TIMEOUT, DRAIN_TIMEOUT_MS_DEFAULT, HEAD_TIMEOUT, IDLE_TIMEOUT, LIST_LIMIT_MAX, PROGRESS_TIMEOUT,
-    REFRESH_MS_DEFAULT, SECRET_BYTES_MIN, SHARDS_MAX, SNAPSHOT_BYTES_MAX_DEFAULT, SNAPSHOT_BYTES_MIN,
+    ACCESS_LOG_SAMPLE_DEFAULT, BODY_TIMEOUT, DRAIN_TIMEOUT_MS_DEFAULT, HEAD_TIMEOUT, IDLE_TIMEOUT, LIST_LIMIT_MAX,
+    PROGRESS_TIMEOUT, REFRESH_MS_DEFAULT, SECRET_BYTES_MIN, SHARDS_MAX, SNAPSHOT_BYTES_MAX_DEFAULT, SNAPSHOT_BYTES_MIN,
     SNAPSHOT_TODOS_MAX_DEFAULT,
 };
 
@@ -313,6 +314,14 @@ pub struct Settings {
     /// Send and receive buffer of each connection, in bytes [default: the system's]
     #[arg(long, env, global = true, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=1_073_741_824))]
     pub socket_buffer_bytes: Option<u32>,
+
+    /// Where requests are logged, a line of JSON each: off, stderr, or a file, which SIGHUP opens anew. All errors, and some of the rest
+    #[arg(long, env, global = true, default_value = "off", value_name = "off|stderr|FILE", value_parser = Destination::parse)]
+    pub access_log: Destination,
+
+    /// One request in so many is in the ACCESS_LOG; 0 for errors only
+    #[arg(long, env, global = true, default_value_t = ACCESS_LOG_SAMPLE_DEFAULT, value_name = "N")]
+    pub access_log_sample: u32,
 
     /// Where the services of a cluster are.
     #[command(flatten)]

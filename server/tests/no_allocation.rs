@@ -7,8 +7,10 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use rtrb::RingBuffer;
 use todo_proto::id::{IdSource, ItemId};
 use todo_server::counters::ShardCounters;
+use todo_server::http::access::{Access, Record};
 use todo_server::http::bearer::Keys;
 use todo_server::http::connection::{Connection, Next};
 use todo_server::http::date::HttpDate;
@@ -68,6 +70,14 @@ fn counted(action: impl FnOnce()) -> usize {
     COUNTED.take().expect("set above")
 }
 
+/// What becomes of records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Log {
+    Off,
+    On,
+    Full,
+}
+
 #[test]
 fn the_allocator_counts() {
     assert_eq!(counted(|| drop(std::hint::black_box(Box::new(1)))), 2);
@@ -97,9 +107,18 @@ fn cached_reads_allocate_nothing() {
         ("condition, depth 16", conditional.repeat(16)),
         ("everything different", [list(10), head, list(1000), conditional, item, list(20)].concat().repeat(5)),
     ];
-    for (name, batch) in &batches {
+    for ((name, batch), log) in
+        batches.iter().flat_map(|batch| [(batch, Log::Off), (batch, Log::On), (batch, Log::Full)])
+    {
+        let name = format!("{name}, the access log {log:?}");
         let mut site = site();
-        let mut machine = Connection::new(site.now.tick_ms);
+        // A ring that holds every record, or none: each is the other's worst case.
+        let (producer, mut records) = RingBuffer::<Record>::new(if log == Log::On { 4_096 } else { 0 });
+        if log != Log::Off {
+            site.access = Access::new(producer, 1);
+            site.access.set_client(0, "192.0.2.1:4711".parse().ok());
+        }
+        let mut machine = Connection::new(site.now.tick_ms, 0);
         // Heads become known, responses ready, buffers come into the pool.
         let warm = bytes_of(&mut machine, batch.as_bytes(), &mut site);
         for _ in 0..3 {
@@ -114,6 +133,13 @@ fn cached_reads_allocate_nothing() {
         assert_eq!(bytes, 3 * warm, "{name}: every batch is answered");
         assert!(warm > batch.len(), "{name}: it is answered at all");
         assert_eq!(count, 0, "{name}");
+        let recorded = std::iter::from_fn(|| records.pop().ok()).count() as u64;
+        let dropped = site.counters.access_dropped.get();
+        match log {
+            Log::Off => assert_eq!((recorded, dropped), (0, 0), "{name}"),
+            Log::On => assert!(recorded > 0 && dropped == 0, "{name}: {recorded} of {dropped}"),
+            Log::Full => assert!(recorded == 0 && dropped > 0, "{name}: {recorded} of {dropped}"),
+        }
 
         let other = site.held.snapshot.refresh(&[ItemChange { id: id(1_500), json: Some(b"{}") }], [2].into(), 2);
         site.held = Rc::new(Held { snapshot: Arc::new(other) });
@@ -160,7 +186,7 @@ fn site() -> Site {
         responses: Responses::default(),
         pool: Pool::new(),
         held: Rc::new(Held { snapshot }),
-        now: Now { tick_ms: 1_000, second: 1_800_000_000 },
+        now: Now { tick_ms: 1_000, second: 1_800_000_000, wall_ms: 1_800_000_000_000 },
         date: HttpDate::at(1_800_000_000),
         keys: Arc::new(Keys::new(b"a secret of thirty-two bytes....")),
         ids: IdSource::default(),
@@ -180,5 +206,6 @@ fn site() -> Site {
         holds_writes: false,
         counters: Arc::new(ShardCounters::default()),
         input_bytes: 0,
+        access: Access::off(),
     }
 }

@@ -1,6 +1,7 @@
 //! The control plane: one tokio runtime on a thread of its own. It follows the changes, applies the writes, answers what
 //! memory cannot, and takes the signals. Nothing here is on the way of a cached read.
 //!
+//! - [`access_log`]: records of the shards become lines.
 //! - [`embedded`], [`cluster`]: what stands behind the process, and [`backend`]: what pages tell of it.
 //! - [`feed`]: changes of this process become snapshots.
 //! - [`follow`]: changes of a store in another process become snapshots.
@@ -15,6 +16,7 @@
 //! - [`acceptor`]: hands connections to shards where they have no listeners of their own.
 
 pub mod acceptor;
+pub mod access_log;
 pub mod admin;
 pub mod backend;
 pub mod cluster;
@@ -42,6 +44,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::bridge::{Message, Moves, Request, Requests, Settled, ToShard};
+use crate::control::access_log::Reopener;
 use crate::control::cluster::{Cluster, Following};
 use crate::control::embedded::{Applying, Embedded, Released};
 use crate::control::handover::channel::{Channel, ChannelError};
@@ -83,6 +86,8 @@ pub struct ControlStart {
     pub asks: mpsc::Receiver<Ask>,
     /// Reads the settings again.
     pub reread: Reread,
+    /// Opens the access log's file anew.
+    pub access_log: Reopener,
     /// Where commands are heard; removed at the end.
     pub command_socket: PathBuf,
     /// Ends when the acceptor has handed its last connection over; `None` where shards accept for themselves.
@@ -127,8 +132,9 @@ pub enum ControlError {
 pub fn run(start: ControlStart) -> Result<(), ControlError> {
     let ControlStart { runtime, work, requests, to_shards, pages, counters, draining, closing, leaving, .. } = start;
     let answering = Answering { requests, to_shards: to_shards.clone(), pages };
-    let ControlStart { giver, asks, reread, command_socket, accepting, ready, drain_lead, drain_timeout, .. } = start;
-    let orders = Orders { asks, reread, command_socket };
+    let ControlStart { giver, asks, reread, access_log, command_socket, accepting, ready, .. } = start;
+    let ControlStart { drain_lead, drain_timeout, .. } = start;
+    let orders = Orders { asks, reread, access_log, command_socket };
     let (lead, timeout) = (drain_lead, drain_timeout);
     let drain = Drain { to_shards, counters, draining, closing, leaving, accepting, lead, timeout };
     runtime.block_on(serve(work, answering, drain, giver, orders, ready))
@@ -159,6 +165,8 @@ async fn serve(
             _ = upgrade.recv() => Ask { binary: None, answer: Box::new(|_| {}) },
             Some(ask) = orders.asks.recv() => ask,
             _ = hangup.recv() => {
+                // Whatever the settings say: a rotated file waits for it.
+                orders.access_log.reopen();
                 change_settings(&orders.reread, &to_shards);
                 continue;
             }
@@ -214,6 +222,7 @@ async fn serve(
 struct Orders {
     asks: mpsc::Receiver<Ask>,
     reread: Reread,
+    access_log: Reopener,
     command_socket: PathBuf,
 }
 

@@ -15,6 +15,7 @@ use serde_json::json;
 use todo_worker::exposition::Format;
 use todo_worker::process;
 
+use crate::control::access_log::AccessMetrics;
 use crate::control::backend::{Backend, Readiness};
 use crate::counters::{Count, ShardCounters};
 use crate::http::connection::{DeferredAnswer, Page};
@@ -57,6 +58,8 @@ pub struct Sources {
     pub feed: Arc<FeedMetrics>,
     /// The writes'.
     pub writes: Arc<WriteMetrics>,
+    /// The access log's.
+    pub access: Arc<AccessMetrics>,
     /// What stands behind the process.
     pub backend: Backend,
     /// The process is going.
@@ -203,7 +206,7 @@ impl fmt::Debug for Counted {
 
 type PerShard = (&'static str, &'static str, fn(&ShardCounters) -> &Count);
 
-const SHARD_COUNTERS: [PerShard; 12] = [
+const SHARD_COUNTERS: [PerShard; 13] = [
     ("accepted", "Connections taken", |shard| &shard.accepted),
     ("adopted", "Connections taken over from the process before", |shard| &shard.adopted),
     ("cut", "Connections ended by a deadline or a bound", |shard| &shard.cut),
@@ -216,6 +219,7 @@ const SHARD_COUNTERS: [PerShard; 12] = [
     ("written_bytes", "Bytes written", |shard| &shard.written_bytes),
     ("deferred", "Groups handed to the control plane", |shard| &shard.deferred),
     ("queue_full", "Groups refused because a queue was full", |shard| &shard.queue_full),
+    ("access_dropped", "Access log records dropped because their ring was full", |shard| &shard.access_dropped),
 ];
 
 type ShardLatencies = (&'static str, &'static str, fn(&ShardCounters) -> &Latencies);
@@ -298,7 +302,7 @@ impl Counted {
     }
 
     fn snapshot_and_writes(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Sources { feed, writes, backend, driver, draining, .. } = &self.0;
+        let Sources { feed, writes, access, backend, driver, draining, .. } = &self.0;
         let position = feed.position.load(Relaxed);
         let gauges: [(&str, &str, u64); 5] = [
             ("snapshot_items", "Todos in memory", feed.items.load(Relaxed)),
@@ -324,6 +328,14 @@ impl Counted {
         ];
         for (outcome, count) in counts {
             ConstCounter::new(count.load(Relaxed)).encode(outcomes.encode_family(&[("outcome", outcome)])?)?;
+        }
+        let access = [
+            ("access_records", "Access log records written", &access.written),
+            ("access_write_errors", "Access log records lost because they could not be written", &access.lost),
+        ];
+        for (name, help, count) in access {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(count.load(Relaxed)).encode(metric)?;
         }
         backend.encode(encoder, position)
     }

@@ -33,6 +33,11 @@ impl KnownHead {
         input.chunks_exact(self.bytes.len()).take(times_max).take_while(|bytes| **bytes == *self.bytes).count()
     }
 
+    /// The head, its empty line included.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Bytes of the head, the empty line included.
     pub fn head_bytes(&self) -> usize {
         self.bytes.len()
@@ -51,6 +56,11 @@ impl KnownHeads {
     /// The entry that a connection used last, if it is still there.
     pub fn get_mut(&mut self, index: Option<KnownIndex>) -> Option<&mut KnownHead> {
         self.entries.get_mut(usize::from(index?.0))
+    }
+
+    /// The same, to look at its bytes.
+    pub fn get(&self, index: Option<KnownIndex>) -> Option<&KnownHead> {
+        self.entries.get(usize::from(index?.0))
     }
 
     /// Finds the entry of `head`, whose [`hash`] is `hash`.

@@ -7,6 +7,7 @@
 //! - [`body`]: a body's payload, by length or by chunks (RFC 9112 6 and 7.1).
 //! - [`route`]: what a head asks for.
 //! - [`pages`]: what never changes: the landing page, the API's description, the problems.
+//! - [`access`]: what the access log is made of.
 //! - [`bearer`]: who asks (RFC 6750, RFC 7519).
 //! - [`condition`]: `If-None-Match` (RFC 9110 13.1.2).
 //! - [`cors`]: which pages of other origins may ask from a browser.
@@ -17,6 +18,7 @@
 //! - [`date`]: the `Date` field, made once a second.
 //! - [`syntax`]: the byte classes of the RFCs, and lists.
 
+pub mod access;
 pub mod bearer;
 pub mod body;
 pub mod condition;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use todo_proto::id::IdSource;
 
 use crate::counters::ShardCounters;
+use crate::http::access::Access;
 use crate::http::bearer::Keys;
 use crate::http::cors::AllowedOrigin;
 use crate::http::date::HttpDate;
@@ -23,6 +24,8 @@ pub struct Now {
     pub tick_ms: u64,
     /// Unix seconds, at most 100 ms behind.
     pub second: u64,
+    /// Unix milliseconds of the same moment.
+    pub wall_ms: u64,
 }
 
 /// Deadlines and bounds that an operator may set.
@@ -78,6 +81,8 @@ pub struct Site {
     pub counters: Arc<ShardCounters>,
     /// Bytes of input held for all connections of the shard.
     pub input_bytes: usize,
+    /// This shard's side of the access log.
+    pub access: Access,
 }
 
 impl Site {

@@ -51,7 +51,7 @@ pub async fn serve(shard: Rc<Shard>, socket: OwnedFd) {
         shard.let_go();
         return;
     };
-    let peer = shard.register(stream.raw());
+    let peer = shard.register(&stream);
     poll_fn(|context| {
         peer.waker.set(Some(context.waker().clone()));
         Poll::Ready(())

@@ -11,7 +11,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::TcpListener as StdListener;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
@@ -361,6 +361,12 @@ impl Stream {
     /// As `fcntl(2)`: EMFILE.
     pub fn duplicate(&self) -> io::Result<OwnedFd> {
         Ok(rustix::io::fcntl_dupfd_cloexec(crate::sys::borrow_fd(&self.inner), 0)?)
+    }
+
+    /// The address of its other end; `None` when that has gone already.
+    pub fn client(&self) -> Option<SocketAddr> {
+        let address = rustix::net::getpeername(crate::sys::borrow_fd(&self.inner)).ok()??;
+        SocketAddr::try_from(address).ok()
     }
 
     /// The socket's number, for [`crate::sys::shutdown`] by the sweep. Not to be kept beyond the stream's life.

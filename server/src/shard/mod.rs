@@ -30,6 +30,7 @@ use todo_proto::id::IdSource;
 
 use crate::bridge::{FromControl, Moves, Settled, Ticket, ToControl};
 use crate::counters::ShardCounters;
+use crate::http::access::Access;
 use crate::http::bearer::Keys;
 use crate::http::connection::{Connection, DeferredAnswer, WriteOutcome};
 use crate::http::date::HttpDate;
@@ -40,7 +41,7 @@ use crate::http::site::{Now, Rules, Site};
 use crate::limits::{BUSY_READ_BUFFER_BYTES, BUSY_READ_BUFFERS_FREE_MAX, HANDOVER_SETTLE_MS, READ_BUFFER_BYTES};
 use crate::repeated::Repeated;
 use crate::shard::deadlines::{Deadlines, PeerKey};
-use crate::shard::io::{Canceller, Driver, Listener, Runtime};
+use crate::shard::io::{Canceller, Driver, Listener, Runtime, Stream};
 use crate::shard::sampling::Sampling;
 use crate::snapshot::response::Responses;
 use crate::sys::Direction;
@@ -65,6 +66,8 @@ pub struct ShardStart {
     pub from_control: FromControl,
     /// What it counts.
     pub counters: Arc<ShardCounters>,
+    /// Its side of the access log.
+    pub access: Access,
     /// The clocks: monotonic and Unix.
     pub clocks: Clocks,
 }
@@ -87,7 +90,8 @@ impl Clocks {
     }
 
     fn now(self) -> Now {
-        Now { tick_ms: self.tick_ms(), second: (self.wall_ms)() / 1000 }
+        let wall_ms = (self.wall_ms)();
+        Now { tick_ms: self.tick_ms(), second: wall_ms / 1000, wall_ms }
     }
 }
 
@@ -178,6 +182,7 @@ async fn serve(start: ShardStart) -> std::io::Result<()> {
         holds_writes: false,
         counters: Arc::clone(&start.counters),
         input_bytes: 0,
+        access: start.access,
     };
     let shard = Rc::new(Shard {
         site: RefCell::new(site),
@@ -260,7 +265,8 @@ impl Shard {
         peers.get(key.index as usize).filter(|peer| peer.key == key).cloned()
     }
 
-    fn register(&self, socket: i32) -> Rc<Peer> {
+    /// Gives the connection on `socket` a place in every table. Asks for its client's address where a log wants to know it.
+    fn register(&self, stream: &Stream) -> Rc<Peer> {
         let now_ms = self.site.borrow().now.tick_ms;
         let mut peers = self.peers.borrow_mut();
         let entry = peers.vacant_entry();
@@ -269,8 +275,8 @@ impl Shard {
         let key = PeerKey { index: entry.key() as u32, generation };
         let peer = Rc::new(Peer {
             key,
-            machine: RefCell::new(Connection::new(now_ms)),
-            socket: Cell::new(socket),
+            machine: RefCell::new(Connection::new(now_ms, key.index)),
+            socket: Cell::new(stream.raw()),
             waker: Cell::new(None),
             canceller: RefCell::new(None),
             active_ms: Cell::new(now_ms),
@@ -278,6 +284,10 @@ impl Shard {
             is_reset: Cell::new(false),
         });
         entry.insert(Rc::clone(&peer));
+        let access = &mut self.site.borrow_mut().access;
+        if access.is_on() {
+            access.set_client(key.index, stream.client());
+        }
         peer
     }
 

@@ -6,7 +6,7 @@ use todo_proto::todo::{parse_fields, parse_patch};
 
 use super::group::Group;
 use super::requests::is_unreadable;
-use super::{Connection, Phase, Purpose, ReadingBody, Step};
+use super::{Connection, Phase, Purpose, ReadingBody};
 use crate::counters::RouteKind;
 use crate::http::body::Body;
 use crate::http::head::Head;
@@ -27,14 +27,7 @@ pub(super) struct Write {
 
 impl Connection {
     /// A write at the door: decided before its body is parsed. `behind` is what follows the head.
-    pub(super) fn on_write(
-        &mut self,
-        head: &Head<'_>,
-        route: Route,
-        form: Form,
-        behind: &[u8],
-        site: &mut Site,
-    ) -> Step {
+    pub(super) fn on_write(&mut self, head: &Head<'_>, route: Route, form: Form, behind: &[u8], site: &mut Site) {
         let admitted = admit(head, route, site);
         let reader = Body::new(head.framing, REQUEST_BODY_BYTES_MAX);
         let (write, reader) = match admitted.and_then(|write| Ok((write, reader?))) {
@@ -43,21 +36,20 @@ impl Connection {
                 let form = if is_unreadable(head) { form.closing() } else { form };
                 self.refuse(reject, form, RouteKind::of(route), site);
                 self.discard_body(head, site);
-                return Step::Continue;
+                return;
             }
         };
         if reader.is_done() {
             self.command(write, &[], form, site);
-            return Step::Continue;
+            return;
         }
         if head.expect_continue && behind.is_empty() {
             self.output.put(b"HTTP/1.1 100 Continue\r\n\r\n", &site.pool);
         }
         let purpose = Purpose::Write { write, form, payload: Vec::new() };
-        self.body = Some(Box::new(ReadingBody { reader, purpose }));
+        self.body = Some(Box::new(ReadingBody { reader, purpose, line: None }));
         self.phase = Phase::Body;
         self.began_ms = site.now.tick_ms;
-        Step::Continue
     }
 
     /// A write whose body is here: the domain looks at it.

@@ -8,6 +8,7 @@ use super::Connection;
 use super::Phase;
 use super::group::{Deferred, DeferredAnswer, Group, Member, MemberContent, Page, WriteOutcome};
 use crate::counters::RouteKind;
+use crate::http::access::Answer;
 use crate::http::condition::if_none_match;
 use crate::http::cors::AllowedOrigin;
 use crate::http::head::Head;
@@ -76,7 +77,7 @@ impl Connection {
             ..Fields::default()
         };
         let bytes_max = REPLY_HEAD_BYTES_MAX + if is_copied { copied_bytes } else { 0 };
-        let Site { pool, date, held, counters, .. } = site;
+        let Site { pool, date, held, counters, access, .. } = site;
         self.output.put_with(bytes_max, pool, |out| {
             write_head(out, status, form, date, &fields);
             if has_body && is_copied {
@@ -87,6 +88,7 @@ impl Connection {
             self.output.push_slices(held, slice, pool);
         }
         counters.answered(kind, status, 1);
+        access.answered(Answer::good(status, if has_body { slice.body_bytes() } else { 0 }));
     }
 
     pub(super) fn on_other(&mut self, route: Route, form: Form, head: &Head<'_>, site: &mut Site) {
@@ -107,18 +109,20 @@ impl Connection {
                 self.defer(Deferred::Page(Page::Metrics(format)), kind, form, None);
             }
             Route::Events if form.head_only => {
-                let Site { pool, date, counters, .. } = site;
+                let Site { pool, date, counters, access, .. } = site;
                 self.output.put_with(REPLY_HEAD_BYTES_MAX, pool, |out| write_head(out, 200, form, date, &EVENTS));
                 counters.answered(kind, 200, 1);
+                access.answered(Answer::good(200, 0));
             }
             Route::Events => self.defer(Deferred::Events, kind, form, None),
             Route::Options(allow) => {
                 let preflight = form.origin.map_or("", AllowedOrigin::preflight_lines);
                 let extra = [allow.fields(), preflight].concat();
                 let fields = Fields { extra: extra.as_bytes(), is_preflight: true, ..Fields::default() };
-                let Site { pool, date, counters, .. } = site;
+                let Site { pool, date, counters, access, .. } = site;
                 self.output.put_with(REPLY_HEAD_BYTES_MAX, pool, |out| write_head(out, 204, form, date, &fields));
                 counters.answered(kind, 204, 1);
+                access.answered(Answer::good(204, 0));
             }
             _ => unreachable!("reads and writes have their own ways"),
         }
@@ -128,12 +132,13 @@ impl Connection {
     }
 
     /// The head of an answer without end, which closes the connection when it comes to one.
-    pub(super) fn events_head(&self, site: &Site) -> Vec<u8> {
+    pub(super) fn events_head(&self, site: &mut Site) -> Vec<u8> {
         let member = self.group.as_ref().and_then(|group| group.first());
         let form = member.map_or(Form::CLOSING, |member| member.form.closing());
         let mut head = Vec::with_capacity(REPLY_HEAD_BYTES_MAX);
         write_head(&mut head, 200, form, &site.date, &EVENTS);
         site.counters.answered(RouteKind::Page, 200, 1);
+        site.access.answered(Answer::good(200, 0));
         head
     }
 
@@ -152,7 +157,7 @@ impl Connection {
             extra: extra.as_bytes(),
             ..Fields::default()
         };
-        let Site { pool, date, counters, .. } = site;
+        let Site { pool, date, counters, access, .. } = site;
         self.output.put_with(REPLY_HEAD_BYTES_MAX + body.len(), pool, |out| {
             write_head(out, 200, form, date, &fields);
             if !form.head_only {
@@ -160,6 +165,7 @@ impl Connection {
             }
         });
         counters.answered(kind, 200, 1);
+        access.answered(Answer::good(200, if form.head_only { 0 } else { body.len() as u64 }));
     }
 
     /// Makes a group of one request that memory cannot answer.
@@ -175,8 +181,10 @@ impl Connection {
             group.close_behind();
         }
         let closes = group.closes;
-        for member in group.into_members() {
+        for mut member in group.into_members() {
+            let line = member.line.take();
             self.answer_member(member, site);
+            self.tell_answered(line, site);
         }
         self.phase = if self.body.is_some() { Phase::Body } else { Phase::Head };
         self.began_ms = site.now.tick_ms;
@@ -188,7 +196,7 @@ impl Connection {
     }
 
     pub(super) fn answer_member(&mut self, member: Member, site: &mut Site) {
-        let Member { form, kind, content } = member;
+        let Member { form, kind, content, .. } = member;
         match content {
             MemberContent::Command { id, is_create, outcome } => match outcome.expect("the group is complete") {
                 WriteOutcome::Acknowledged => self.accepted(id, is_create, kind, form, site),
@@ -213,14 +221,16 @@ impl Connection {
                         extra: extra.as_bytes(),
                         ..Fields::default()
                     };
-                    let Site { pool, date, counters, .. } = site;
+                    let has_body = !unchanged && !form.head_only;
+                    let Site { pool, date, counters, access, .. } = site;
                     self.output.put_with(REPLY_HEAD_BYTES_MAX + body.len(), pool, |out| {
                         write_head(out, status, form, date, &fields);
-                        if !unchanged && !form.head_only {
+                        if has_body {
                             out.extend_from_slice(&body);
                         }
                     });
                     counters.answered(kind, status, 1);
+                    access.answered(Answer::good(status, if has_body { body.len() as u64 } else { 0 }));
                 }
             },
         }
@@ -244,7 +254,7 @@ impl Connection {
             extra: &extra,
             ..Fields::default()
         };
-        let Site { pool, date, counters, .. } = site;
+        let Site { pool, date, counters, access, .. } = site;
         self.output.put_with(REPLY_HEAD_BYTES_MAX + body_bytes, pool, |out| {
             write_head(out, 202, form, date, &fields);
             out.extend_from_slice(br#"{"id":""#);
@@ -252,6 +262,7 @@ impl Connection {
             out.extend_from_slice(br#""}"#);
         });
         counters.answered(kind, 202, 1);
+        access.answered(Answer::good(202, body_bytes as u64));
     }
 
     pub(super) fn reject(&mut self, reject: Reject, form: Form, kind: RouteKind, site: &mut Site) {
@@ -259,7 +270,7 @@ impl Connection {
     }
 
     pub(super) fn reject_with(&mut self, reject: Reject, form: Form, kind: RouteKind, extra: &str, site: &mut Site) {
-        let Site { pool, date, counters, .. } = site;
+        let Site { pool, date, counters, access, .. } = site;
         let envelope = Envelope {
             date: date.bytes(),
             persistence: form.persistence,
@@ -271,6 +282,7 @@ impl Connection {
         self.output.put_with(REPLY_HEAD_BYTES_MAX + body_bytes, pool, |out| reject.write(&envelope, out));
         counters.answered(kind, reject.status(), 1);
         counters.rejected(reject);
+        access.answered(Answer::refused(reject, if form.head_only { 0 } else { body_bytes as u64 }));
     }
 }
 

@@ -5,6 +5,7 @@ use todo_proto::id::ItemId;
 use todo_worker::exposition::Format;
 
 use crate::counters::RouteKind;
+use crate::http::access::RequestLine;
 use crate::http::reject::Reject;
 use crate::http::reply::Form;
 use crate::limits::{GROUP_BYTES_MAX, GROUP_WRITES_MAX};
@@ -79,6 +80,8 @@ pub(super) struct Member {
     pub(super) form: Form,
     pub(super) kind: RouteKind,
     pub(super) content: MemberContent,
+    /// For the access log, if there is one.
+    pub(super) line: Option<Box<RequestLine>>,
 }
 
 pub(super) enum MemberContent {
@@ -99,7 +102,7 @@ impl Group {
     pub(super) fn of_one(deferred: Deferred, kind: RouteKind, form: Form, condition: Option<Box<[u8]>>) -> Group {
         let content = MemberContent::Other { condition, answer: None };
         Group {
-            members: vec![Member { form, kind, content }],
+            members: vec![Member { form, kind, content, line: None }],
             deferred: Some(deferred),
             waiting: 1,
             bytes: 0,
@@ -120,7 +123,7 @@ impl Group {
         };
         let content = MemberContent::Command { id: command.id, is_create: kind == RouteKind::Create, outcome: None };
         commands.push(command);
-        self.members.push(Member { form, kind, content });
+        self.members.push(Member { form, kind, content, line: None });
         self.waiting += 1;
         self.bytes += body_bytes;
         self.closes |= form.closes();
@@ -128,7 +131,7 @@ impl Group {
 
     /// Keeps the place of a write that was refused.
     pub(super) fn push_refused(&mut self, reject: Reject, kind: RouteKind, form: Form) {
-        self.members.push(Member { form, kind, content: MemberContent::Refused(reject) });
+        self.members.push(Member { form, kind, content: MemberContent::Refused(reject), line: None });
         self.closes |= form.closes();
     }
 
@@ -169,6 +172,23 @@ impl Group {
         if let Some(last) = self.members.last_mut() {
             last.form = last.form.closing();
         }
+    }
+
+    /// Keeps the request line of its last member.
+    pub(super) fn keep_line(&mut self, line: Box<RequestLine>) {
+        if let Some(last) = self.members.last_mut() {
+            last.line = Some(line);
+        }
+    }
+
+    /// The request line of its first member, if one is kept.
+    pub(super) fn take_first_line(&mut self) -> Option<Box<RequestLine>> {
+        self.members.first_mut().and_then(|member| member.line.take())
+    }
+
+    /// How many requests are in it.
+    pub(super) fn members_count(&self) -> usize {
+        self.members.len()
     }
 
     /// The first request in it.

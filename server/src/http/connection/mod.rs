@@ -26,6 +26,7 @@
 mod admit;
 mod answers;
 mod group;
+mod log;
 #[cfg(any(test, fuzzing))]
 pub mod proof;
 mod requests;
@@ -35,6 +36,7 @@ pub use self::answers::next_link;
 use self::group::Group;
 pub use self::group::{Deferred, DeferredAnswer, Page, WriteOutcome};
 use crate::counters::RouteKind;
+use crate::http::access::RequestLine;
 use crate::http::body::Body;
 use crate::http::head;
 use crate::http::known::KnownIndex;
@@ -90,6 +92,8 @@ enum Phase {
 /// One connection.
 pub struct Connection {
     phase: Phase,
+    /// Its number in its shard, by which the access log knows its client.
+    number: u32,
     /// The last input was looked at to its end or to a byte that is missing; more can only come from the client.
     starved: bool,
     /// The client has ended its side.
@@ -101,8 +105,8 @@ pub struct Connection {
     /// Input that is not consumed; `input[input_start..]`. Empty for a connection that keeps up.
     input: Vec<u8>,
     input_start: usize,
-    /// How much of the unconsumed input has been searched for the end of the head.
-    scanned: usize,
+    /// How much of the unconsumed input has been searched for the end of the head: less than a head may have, and two.
+    scanned: u32,
     /// More is here of a head than the empty line that may precede it.
     head_begun: bool,
     /// When the head, body, linger or idle time began, in ticks.
@@ -119,6 +123,8 @@ pub struct Connection {
 struct ReadingBody {
     reader: Body,
     purpose: Purpose,
+    /// For the access log, if there is one, of a request that is not answered yet.
+    line: Option<Box<RequestLine>>,
 }
 
 enum Purpose {
@@ -139,10 +145,11 @@ enum Step {
 }
 
 impl Connection {
-    /// A new connection at `tick_ms`.
-    pub fn new(tick_ms: u64) -> Connection {
+    /// A new connection at `tick_ms`, by its number in its shard.
+    pub fn new(tick_ms: u64, number: u32) -> Connection {
         Connection {
             phase: Phase::Head,
+            number,
             starved: true,
             input_ended: false,
             known: None,
@@ -257,8 +264,15 @@ impl Connection {
             return Some(Cut::Idle);
         }
         debug_assert!(self.group.is_none(), "a group is handed over before more input is waited for");
-        let head_only = head::asks_head_only(&self.input[self.input_start..]);
+        let begun = &self.input[self.input_start..];
+        let head_only = head::asks_head_only(begun);
+        // Within a body what is here is none of the line's.
+        let line = match &mut self.body {
+            Some(body) => body.line.take(),
+            None => site.access.is_on().then(|| Box::new(RequestLine::of(begun))),
+        };
         self.reject(Reject::RequestTimeout, Form { head_only, ..Form::CLOSING }, RouteKind::Other, site);
+        self.tell_answered(line, site);
         self.close(site);
         self.turn_done(site);
         Some(Cut::Timeout)
@@ -278,6 +292,8 @@ impl Connection {
     pub fn leave(&mut self, site: &mut Site) -> Vec<u8> {
         debug_assert!(self.next() == Next::Wait, "nothing is owed");
         let head = self.events_head(site);
+        let line = self.group.as_mut().and_then(|group| group.take_first_line());
+        self.tell_answered(line, site);
         self.close(site);
         head
     }

@@ -79,6 +79,7 @@ impl Connection {
             let mut answered = 0;
             while answered < times && self.phase == Phase::Head && self.output.turn_left_bytes() > 0 {
                 self.answer_query(query, Form::PLAIN, None, site);
+                self.tell_known(site);
                 answered += 1;
             }
             return Some(answered * head_bytes);
@@ -92,15 +93,18 @@ impl Connection {
             left -= copies;
         }
         site.counters.answered(RouteKind::of_query(query), 200, times as u64);
+        if site.access.picks(times as u64) {
+            self.tell_run(query, times as u64, site);
+        }
         Some(times * head_bytes)
     }
 
     #[cold]
     fn on_new_head(&mut self, rest: &[u8], at: &mut usize, site: &mut Site) -> Step {
-        let (start, end) = match head::find_end(rest, self.scanned) {
+        let (start, end) = match head::find_end(rest, self.scanned as usize) {
             Ok(Find::Complete { start, end }) => (start, end),
             Ok(Find::Partial { begun }) => {
-                self.scanned = rest.len();
+                self.scanned = rest.len() as u32;
                 self.head_begun = begun;
                 return Step::Starved;
             }
@@ -139,10 +143,13 @@ impl Connection {
         }
         *at += end;
         let form = self.form_of(&head, rest.len() - end, site);
+        let members_before = self.members_count();
         if let Ok(route) = routed
             && is_write(route)
         {
-            return self.on_write(&head, route, form, &rest[end..], site);
+            self.on_write(&head, route, form, &rest[end..], site);
+            self.tell(bytes, members_before, site);
+            return Step::Continue;
         }
         let form = if is_unreadable(&head) { form.closing() } else { form };
         match routed {
@@ -153,6 +160,7 @@ impl Connection {
             Ok(route) => self.on_other(route, form, &head, site),
             Err(reject) => self.refuse(reject, form, RouteKind::Other, site),
         }
+        self.tell(bytes, members_before, site);
         self.discard_body(&head, site);
         Step::Continue
     }
@@ -218,10 +226,12 @@ impl Connection {
                 return Step::Stop;
             }
             (Err(reject), Purpose::Write { write, form, .. }) => {
-                let (kind, form) = (RouteKind::of(write.route), *form);
+                let (kind, form, line) = (RouteKind::of(write.route), *form, body.line.take());
+                let members_before = self.members_count();
                 self.drop_body(site);
                 self.phase = Phase::Head;
                 self.refuse(reject, form.closing(), kind, site);
+                self.tell_kept(line, members_before, site);
                 return Step::Stop;
             }
         };
@@ -235,7 +245,9 @@ impl Connection {
         match body.purpose {
             Purpose::Write { write, form, payload } => {
                 site.input_bytes -= payload.len();
+                let members_before = self.members_count();
                 self.command(write, &payload, form, site);
+                self.tell_kept(body.line, members_before, site);
             }
             Purpose::Discard => {}
         }
@@ -273,6 +285,7 @@ impl Connection {
     fn refuse_and_close(&mut self, reject: Reject, input: &[u8], site: &mut Site) -> Step {
         let form = Form { head_only: head::asks_head_only(input), ..Form::CLOSING };
         self.reject(reject, form, RouteKind::Other, site);
+        self.tell(input, 0, site);
         self.close(site);
         Step::Stop
     }
@@ -287,7 +300,7 @@ impl Connection {
         if closes || reader.is_done() {
             return;
         }
-        self.body = Some(Box::new(ReadingBody { reader, purpose: Purpose::Discard }));
+        self.body = Some(Box::new(ReadingBody { reader, purpose: Purpose::Discard, line: None }));
         if self.phase == Phase::Head {
             self.phase = Phase::Body;
             self.began_ms = site.now.tick_ms;

@@ -148,7 +148,7 @@ impl<'a, 'c> Drive<'a, 'c> {
             plan,
             versions,
             choices,
-            machine: Connection::new(site.now.tick_ms),
+            machine: Connection::new(site.now.tick_ms, 0),
             site,
             pieces: plan.pieces,
             given: 0,
@@ -177,6 +177,7 @@ impl<'a, 'c> Drive<'a, 'c> {
                 continue;
             }
             self.assert_bounds();
+            assert!(!self.site.access.is_due(), "an answer is due and nobody has told of it");
             match next {
                 Next::Read if self.given == self.plan.input.len() => {
                     if let Some(stop) = self.end_of_input() {
@@ -369,7 +370,7 @@ impl<'a, 'c> Drive<'a, 'c> {
 
     fn advance(&mut self, ms: u64) {
         let now = self.site.now;
-        self.site.set_now(Now { tick_ms: now.tick_ms + ms, second: now.second + ms / 1_000 });
+        self.site.set_now(Now { tick_ms: now.tick_ms + ms, second: now.second + ms / 1_000, ..now });
     }
 
     /// Lets the machine look at the time.

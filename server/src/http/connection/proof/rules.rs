@@ -8,6 +8,7 @@ use todo_worker::exposition::Format;
 use super::super::group::{Deferred, DeferredAnswer, Page, WriteOutcome};
 use super::super::{Connection, Cut, Linger, Next};
 use super::world::{BEARER, FLOORED, START_TICK_MS, Version, WHOLE, id_at, site};
+use crate::http::access::{Access, Record};
 use crate::http::output::{Held, Transfer};
 use crate::http::reject::Reject;
 use crate::http::site::{Now, Rules, Site};
@@ -32,7 +33,7 @@ impl Client {
 
     fn of(versions: &[Version]) -> Client {
         let site = site(versions);
-        Client { machine: Connection::new(site.now.tick_ms), site, output: Vec::new() }
+        Client { machine: Connection::new(site.now.tick_ms, 0), site, output: Vec::new() }
     }
 
     /// Sends as much as is read, and takes what is answered; true when all was read.
@@ -103,7 +104,7 @@ impl Client {
     /// Lets time pass, then lets the machine look at it.
     fn pass(&mut self, ms: u64) -> Option<Cut> {
         let now = self.site.now;
-        self.site.set_now(Now { tick_ms: now.tick_ms + ms, second: now.second + ms / 1000 });
+        self.site.set_now(Now { tick_ms: now.tick_ms + ms, second: now.second + ms / 1000, ..now });
         self.machine.tick(&mut self.site)
     }
 
@@ -116,6 +117,74 @@ impl Client {
         // The words of a refusal may name the version too.
         text.match_indices("HTTP/1.1 ").filter_map(|(at, _)| text.get(at + 9..at + 12)?.parse().ok()).collect()
     }
+}
+
+/// Everything that is refused, and with a sample of 1 every other answer or run of them, comes to the log with its own
+/// request line and nothing else of the request, however late it is answered.
+#[test]
+fn every_answer_is_told_with_its_own_request_line() {
+    let told = |versions: &[Version], pieces: &[&str]| -> Vec<(String, u16, u64)> {
+        let mut client = Client::of(versions);
+        let (producer, mut consumer) = rtrb::RingBuffer::new(256);
+        client.site.access = Access::new(producer, 1);
+        client.site.access.set_client(0, "192.0.2.1:7".parse().ok());
+        client.converse(pieces);
+        client.pass(HEAD_TIMEOUT.max(BODY_TIMEOUT).as_millis() as u64);
+        let records: Vec<Record> = std::iter::from_fn(|| consumer.pop().ok()).collect();
+        let body_bytes: u64 = records.iter().map(|record| record.answer.body_bytes * record.answer.requests).sum();
+        client.settle();
+        assert!(client.output.len() as u64 >= body_bytes, "{records:?}");
+        let answers: u64 = records.iter().map(|record| record.answer.requests).sum();
+        let continued = client.text().matches("100 Continue").count();
+        assert_eq!(answers as usize, client.statuses().len() - continued, "{records:?}");
+        let line = |record: &Record| {
+            assert!(record.at_ms == client.site.now.wall_ms && record.client.is_some());
+            let method = String::from_utf8_lossy(&record.line.method).into_owned();
+            let line = format!("{method} {}", String::from_utf8_lossy(&record.line.target));
+            assert_eq!(record.answer.sample, u32::from(record.answer.status < 400), "{line}");
+            assert_eq!(record.answer.problem.is_some(), record.answer.status >= 400, "{line}");
+            (line, record.answer.status, record.answer.requests)
+        };
+        records.iter().map(line).collect()
+    };
+    let check = |pieces: &[&str], expected: &[(&str, u16, u64)]| {
+        let expected: Vec<_> = expected.iter().map(|(line, status, n)| ((*line).to_owned(), *status, *n)).collect();
+        assert_eq!(told(&WHOLE, pieces), expected, "{pieces:?}");
+    };
+    let (list, other) = (get("/todos?limit=1"), get("/todos?limit=2"));
+    check(&[&list], &[("GET /todos?limit=1", 200, 1)]);
+    // The first two are looked at one by one, the rest of a read is a run.
+    let ones = ("GET /todos?limit=1", 200, 1);
+    check(&[&list, &list, &list.repeat(80)], &[ones, ones, ("GET /todos?limit=1", 200, 80)]);
+    check(&[&[&*list, &other].concat()], &[ones, ("GET /todos?limit=2", 200, 1)]);
+    let absent = get(&format!("/todos/{}", id_at(70_000)));
+    let absent_line = format!("GET /todos/{}", id_at(70_000));
+    check(&[&absent.repeat(5)], &[(absent_line.as_str(), 404, 1); 5]);
+    check(&["GET /x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"], &[("GET /x", 400, 1)]);
+    check(&["GET /x HTTP/2.0\r\nHost: a\r\n\r\n"], &[("GET /x", 505, 1)]);
+    check(&["\u{16}\u{3}\u{1} secret"], &[(" ", 400, 1)]);
+    check(&[&format!("GET /{}", "x".repeat(9_000))], &[(&format!("GET /{}", "x".repeat(127)), 414, 1)]);
+    check(&[&format!("GET /y HTTP/1.1\r\nX: {}", "x".repeat(9_000))], &[("GET /y", 431, 1)]);
+    check(&["GET /slow"], &[("GET /slow", 408, 1)]);
+    // Writes: at the door, within their bodies, by their content, and when their outcome is in.
+    check(&[&request("POST /todos HTTP/1.1", "", "{}")], &[("POST /todos", 401, 1)]);
+    check(&[&post("", TODO)], &[("POST /todos", 202, 1)]);
+    check(&[&post("", "[]")], &[("POST /todos", 400, 1)]);
+    check(
+        &[&[post("", TODO), post("", "[]"), post("", TODO)].concat()],
+        &[("POST /todos", 202, 1), ("POST /todos", 400, 1), ("POST /todos", 202, 1)],
+    );
+    let whole = post("", TODO);
+    check(&[&whole[..whole.len() - 1], &whole[whole.len() - 1..]], &[("POST /todos", 202, 1)]);
+    check(&[&whole[..whole.len() - 1]], &[("POST /todos", 408, 1)]);
+    let fields = format!("Host: a\r\nAuthorization: {}\r\nTransfer-Encoding: chunked", *BEARER);
+    let chunked = format!("POST /todos HTTP/1.1\r\n{fields}\r\n\r\n");
+    check(&[&chunked, "secret\r\n"], &[("POST /todos", 400, 1)]);
+    // Pages and reads that memory does not answer.
+    check(&[&get("/ready")], &[("GET /ready", 200, 1)]);
+    check(&[&get("/dashboard/events")], &[("GET /dashboard/events", 200, 1)]);
+    let below = get(&format!("/todos/{}", id_at(70_000)));
+    assert_eq!(told(&FLOORED, &[&below]), [(absent_line, 200, 1)]);
 }
 
 /// Whatever has come of it, a connection that owes nothing goes on elsewhere with what was not looked at: the answers are
@@ -132,7 +201,7 @@ fn a_connection_moves_at_every_byte() {
         client.converse(&[&stream[..split]]);
         let input = if client.machine.can_move() {
             let input = client.machine.take_input(&mut client.site);
-            client.machine = Connection::new(client.site.now.tick_ms);
+            client.machine = Connection::new(client.site.now.tick_ms, 0);
             input
         } else {
             assert!(client.machine.is_writing(), "split at {split}");
@@ -162,7 +231,7 @@ fn a_held_write_is_answered_by_whoever_goes_on() {
         if moves {
             let input = client.machine.take_input(&mut client.site);
             assert_eq!((&*input, client.site.input_bytes), ([post("", TODO), get("/health")].concat().as_bytes(), 0));
-            client.machine = Connection::new(client.site.now.tick_ms);
+            client.machine = Connection::new(client.site.now.tick_ms, 0);
             client.send(input);
         } else {
             client.machine.resume_writes();

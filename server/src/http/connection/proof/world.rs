@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 use todo_proto::id::{IdSource, ItemId};
 
 use crate::counters::ShardCounters;
+use crate::http::access::Access;
 use crate::http::bearer::Keys;
 use crate::http::date::HttpDate;
 use crate::http::known::KnownHeads;
@@ -63,7 +64,7 @@ pub fn site(versions: &[Version]) -> Site {
         responses: Responses::default(),
         pool: Pool::new(),
         held: Rc::new(Held { snapshot: Arc::clone(&versions[0].snapshot) }),
-        now: Now { tick_ms: START_TICK_MS, second: WALL_MS / 1000 },
+        now: Now { tick_ms: START_TICK_MS, second: WALL_MS / 1000, wall_ms: WALL_MS },
         date: HttpDate::at(WALL_MS / 1000),
         keys: Arc::clone(&KEYS),
         ids: IdSource::default(),
@@ -83,6 +84,8 @@ pub fn site(versions: &[Version]) -> Site {
         holds_writes: false,
         counters: Arc::new(ShardCounters::default()),
         input_bytes: 0,
+        // Its records go nowhere: what is to be seen is that none is forgotten.
+        access: Access::new(rtrb::RingBuffer::new(8).0, 3),
     }
 }
 
