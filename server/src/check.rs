@@ -80,6 +80,9 @@ pub fn find(settings: &Settings, is_beside: bool) -> Findings {
     } else {
         note(check_port(settings).map(|addresses| ("addresses", addresses)).map_err(|error| error.to_string()));
     }
+    if let Some(line) = settings.proxy_line() {
+        note(Ok(("proxy", line)));
+    }
     let cluster = settings.connections.cluster();
     let is_cluster = !matches!(cluster, Ok(None));
     note(settings.check_secret(is_cluster).map(|what| ("JWT_SECRET", what)).map_err(|error| error.to_string()));

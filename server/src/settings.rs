@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::parser::ValueSource;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use ipnet::IpNet;
 use todo_worker::settings::{Connections, Secret, secret};
 
 use crate::http::bearer::{Keys, NamedSecret};
@@ -218,6 +219,10 @@ pub struct Settings {
     #[arg(long, env, global = true, value_delimiter = ',', value_name = "ORIGIN", value_parser = AllowedOrigin::parse)]
     pub cors_origins: Vec<AllowedOrigin>,
 
+    /// Networks of proxies that begin each connection with a PROXY header (v1 or v2), such as 10.0.0.0/8,fd00::/8 [default: none]
+    #[arg(long, env, global = true, value_delimiter = ',', value_name = "NETWORK", value_parser = parse_network)]
+    pub proxy_from: Vec<IpNet>,
+
     /// The SQLite file that holds the todos
     #[arg(long, env, global = true, default_value = DATA_FILE_DEFAULT, value_name = "FILE")]
     pub data_file: PathBuf,
@@ -422,6 +427,12 @@ impl Settings {
         }
     }
 
+    /// What is said of proxies; `None` where there are none.
+    pub fn proxy_line(&self) -> Option<String> {
+        let networks: Vec<String> = self.proxy_from.iter().map(IpNet::to_string).collect();
+        (!networks.is_empty()).then(|| format!("a PROXY header begins every connection from {}", networks.join(", ")))
+    }
+
     /// Where a server on `port` hears commands: beside its data file, or by its port in `RUN_DIR`; in a cluster, where there
     /// is no file, in the temporary directory.
     pub fn command_socket(&self, port: u16) -> PathBuf {
@@ -505,6 +516,16 @@ fn random_hex() -> std::io::Result<Vec<u8>> {
 }
 
 /// Seconds of a duration such as `90s`, `30m`, `24h`, `7d`.
+/// A network, or one address. Bits behind the prefix are a slip of the pen, and nobody can say of which kind.
+fn parse_network(text: &str) -> Result<IpNet, String> {
+    let parsed = text.parse().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from));
+    let network: IpNet = parsed.map_err(|_| "it is no network, such as 10.0.0.0/8 or fd00::/8, and no address")?;
+    if network.addr() != network.network() {
+        return Err(format!("it has bits behind its prefix: is {} meant?", network.trunc()));
+    }
+    Ok(network)
+}
+
 fn parse_ttl(text: &str) -> Result<u64, String> {
     let remedy = || format!("`{text}` is not a duration: write a whole number and s, m, h or d, such as 24h");
     let unit_seconds = match text.bytes().last() {
@@ -527,6 +548,21 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn networks_are_exact() {
+        for (text, network) in
+            [("10.0.0.0/8", "10.0.0.0/8"), ("::/0", "::/0"), ("192.0.2.7", "192.0.2.7/32"), ("::1", "::1/128")]
+        {
+            assert_eq!(parse_network(text).map(|network| network.to_string()), Ok(network.to_owned()));
+        }
+        for text in
+            ["", "10.0.0.0/33", "10.0.0.0/", "10.0.0/8", "010.0.0.0/8", "10.0.0.0/+8", "localhost", "10.0.0.0/8 "]
+        {
+            assert!(parse_network(text).is_err_and(|why| why.contains("no network")), "{text}");
+        }
+        assert!(parse_network("10.0.0.1/8").is_err_and(|why| why.ends_with("is 10.0.0.0/8 meant?")));
     }
 
     #[test]
