@@ -3,7 +3,7 @@
 #![expect(clippy::doc_markdown, reason = "these comments are help texts, read in a terminal")]
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
@@ -516,10 +516,15 @@ fn random_hex() -> std::io::Result<Vec<u8>> {
 }
 
 /// Seconds of a duration such as `90s`, `30m`, `24h`, `7d`.
-/// A network, or one address. Bits behind the prefix are a slip of the pen, and nobody can say of which kind.
+/// A network, or one address. The library would take 010.0.0.0, of which nobody can say whether it is 8 or 10; bits behind
+/// the prefix are a slip of the pen, and nobody can say of which kind.
 fn parse_network(text: &str) -> Result<IpNet, String> {
-    let parsed = text.parse().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from));
-    let network: IpNet = parsed.map_err(|_| "it is no network, such as 10.0.0.0/8 or fd00::/8, and no address")?;
+    let wrong = || "it is no network, such as 10.0.0.0/8 or fd00::/8, and no address".to_owned();
+    let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+    let address: IpAddr = address.parse().map_err(|_| wrong())?;
+    let Some(prefix) = prefix else { return Ok(address.into()) };
+    let bits = prefix.parse().ok().filter(|bits: &u8| bits.to_string() == prefix).ok_or_else(wrong)?;
+    let network = IpNet::new(address, bits).map_err(|_| wrong())?;
     if network.addr() != network.network() {
         return Err(format!("it has bits behind its prefix: is {} meant?", network.trunc()));
     }

@@ -318,7 +318,7 @@ mod tests {
         let too_long = PROXY_BINARY_BYTES_MAX - BINARY_FIXED_BYTES + 1;
         refuse("too long by one", binary(0x20, 0x00, &vec![0; too_long]));
         refuse("too long, before it has come", &binary(0x20, 0x00, &vec![0; too_long])[..BINARY_FIXED_BYTES]);
-        refuse("as long as can be said", &[v2::PROTOCOL_PREFIX, &[0x21, 0x11, 0xff, 0xff]].concat());
+        refuse("as long as can be said", [v2::PROTOCOL_PREFIX, &[0x21, 0x11, 0xff, 0xff]].concat());
         for at in 0..v2::PROTOCOL_PREFIX.len() {
             let mut header = binary(0x21, 0x11, V4);
             header[at] ^= 0x20;
