@@ -515,7 +515,6 @@ fn random_hex() -> std::io::Result<Vec<u8>> {
     Ok(random.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect())
 }
 
-/// Seconds of a duration such as `90s`, `30m`, `24h`, `7d`.
 /// A network, or one address. The library would take 010.0.0.0, of which nobody can say whether it is 8 or 10; bits behind
 /// the prefix are a slip of the pen, and nobody can say of which kind.
 fn parse_network(text: &str) -> Result<IpNet, String> {
@@ -531,6 +530,7 @@ fn parse_network(text: &str) -> Result<IpNet, String> {
     Ok(network)
 }
 
+/// Seconds of a duration such as `90s`, `30m`, `24h`, `7d`.
 fn parse_ttl(text: &str) -> Result<u64, String> {
     let remedy = || format!("`{text}` is not a duration: write a whole number and s, m, h or d, such as 24h");
     let unit_seconds = match text.bytes().last() {
