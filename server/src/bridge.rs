@@ -25,6 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::control::gate::Gate;
 use crate::http::bearer::Keys;
 use crate::http::connection::{Deferred, DeferredAnswer, Page, WriteOutcome};
+use crate::http::proxy_header::Client;
 use crate::http::reject::Reject;
 use crate::http::site::Rules;
 use crate::limits::CONTROL_REQUESTS_MAX;
@@ -77,6 +78,8 @@ pub enum Message {
 pub struct Moved {
     /// A descriptor of it; unread bytes stay in the socket.
     pub socket: OwnedFd,
+    /// Who is at the other end, or that the header of a proxy is still to say it.
+    pub client: Client,
     /// What was read of requests that nobody has looked at.
     pub input: Box<[u8]>,
 }

@@ -91,6 +91,9 @@ pub fn find(settings: &Settings, is_beside: bool) -> Findings {
         let opened = admin::listen(address).map(|_| ("admin", address.to_string()));
         note(opened.map_err(|error| format!("ADMIN_ADDR {address} cannot be opened: {error}")));
     }
+    if let Some(line) = settings.proxy_line() {
+        note(Ok(("proxy", line)));
+    }
     let cluster = settings.connections.cluster();
     let is_cluster = !matches!(cluster, Ok(None));
     note(settings.check_secret(is_cluster).map(|what| ("JWT_SECRET", what)).map_err(|error| error.to_string()));

@@ -120,6 +120,8 @@ pub struct ShardCounters {
     pub unfinished: Count,
     /// Connections ended by a deadline or a bound, with nothing or something owed.
     pub cut: Count,
+    /// Connections that should have begun with a PROXY header and did not.
+    pub proxy_refused: Count,
     /// Times that accepting waited because descriptors or socket memory had run out.
     pub accept_exhausted: Count,
     /// Reads from sockets that brought bytes.
@@ -166,6 +168,7 @@ impl Default for ShardCounters {
             connections: Count::default(),
             unfinished: Count(AtomicU64::new(1)),
             cut: Count::default(),
+            proxy_refused: Count::default(),
             accept_exhausted: Count::default(),
             reads: Count::default(),
             read_bytes: Count::default(),

@@ -7,6 +7,11 @@ use std::time::Duration;
 pub const REQUEST_HEAD_BYTES_MAX: usize = 8 * 1024;
 /// Field lines of one head. More are answered 431 and the connection closes.
 pub const REQUEST_FIELDS_MAX: usize = 64;
+/// A PROXY header of version 1, its CRLF included: as long as one can be. A longer one is refused: the connection closes
+/// without a word.
+pub const PROXY_TEXT_BYTES_MAX: usize = 107;
+/// A PROXY header of version 2, its TLVs included: what every path carries in one segment. A longer one is refused alike.
+pub const PROXY_BINARY_BYTES_MAX: usize = 536;
 /// Payload of one request, framing not counted. More is answered 413 and the connection closes.
 pub const REQUEST_BODY_BYTES_MAX: usize = 64 * 1024;
 /// Payload of an unread body that is read and dropped so that the connection can go on; with more to
@@ -38,7 +43,8 @@ pub const READ_BUFFER_BYTES: usize = 64 * 1024;
 /// Bytes that leave for one connection in one turn, so that one client cannot hold the shard.
 pub const OUTPUT_BYTES_PER_TURN: usize = 256 * 1024;
 
-/// From the first byte of a head to its empty line, in all and not per read. Then 408 and close.
+/// From the first byte of a head to its empty line, in all and not per read. Then 408 and close. So long too from the
+/// beginning of a connection to the end of the PROXY header that it must begin with; then it closes without a word.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the end of a head to the end of its body. Then 408 and close.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(15);
@@ -52,6 +58,8 @@ pub const LINGER_BYTES_MAX: usize = 256 * 1024;
 // A legal head always fits, with the empty line that may stand before it: "buffer full, head still
 // partial" can only mean "too large".
 const _: () = assert!(REQUEST_HEAD_BYTES_MAX + 2 < READ_BUFFER_BYTES);
+// A PROXY header comes in one read if it comes at once.
+const _: () = assert!(PROXY_BINARY_BYTES_MAX < READ_BUFFER_BYTES);
 // A chunk size fits a `u64` without a check per digit.
 const _: () = assert!(CHUNK_SIZE_DIGITS_MAX <= 16);
 // A body that is accepted is also one that can be drained, so one bound decides both.
@@ -241,8 +249,8 @@ pub const PORT_RETRY_MS: u64 = 2_000;
 /// A shorter HMAC key is weaker than the hash (RFC 7518 3.2).
 pub const SECRET_BYTES_MIN: usize = 32;
 
-// What a connection leaves behind fits a frame: one read, and a head that had begun before it.
-const _: () = assert!(READ_BUFFER_BYTES + REQUEST_HEAD_BYTES_MAX + 2 <= HANDOVER_FRAME_BYTES_MAX);
+// What a connection leaves behind fits a frame: its address, one read, and a head that had begun before it.
+const _: () = assert!(17 + READ_BUFFER_BYTES + REQUEST_HEAD_BYTES_MAX + 2 <= HANDOVER_FRAME_BYTES_MAX);
 // The largest copied answer fits the accounting of one buffer, and a turn always fits one answer that is repeated.
 const _: () = assert!(COPIED_BODY_BYTES_MAX < u32::MAX as usize && RUN_RESPONSE_BYTES_MAX < OUTPUT_BYTES_PER_TURN);
 // A file is a small part of what its client may owe, and is never needed twice in one turn.

@@ -186,8 +186,9 @@ fn run_behind(settings: &Settings, predecessor: &mut Option<Predecessor>) -> Res
             Backing::cluster(settings, cluster)?
         }
     };
-    let summary =
-        summary(&listeners, accept, &cores, (driver, refusal.as_ref()), connections_max, descriptors, &backing);
+    let limits = (connections_max, descriptors);
+    let driver_of = (driver, refusal.as_ref());
+    let summary = summary(settings, &listeners, accept, &cores, driver_of, limits, &backing);
     let files_max = if settings.sendfile { files_per_shard(descriptors, shards_count) } else { 0 };
     // Now that there is a file to be named.
     let place = place();
@@ -572,6 +573,7 @@ fn rules(settings: &Settings) -> Rules {
         // Answers name them, so they last as long as the process: what SIGHUP replaces too, some hundred bytes each.
         allowed_origins: Box::leak(settings.cors_origins.clone().into_boxed_slice()),
         admin_elsewhere: settings.admin_addr.is_some(),
+        proxy_from: settings.proxy_from.clone(),
         head_timeout_ms: settings.head_timeout_ms,
         body_timeout_ms: settings.body_timeout_ms,
         idle_timeout_ms: settings.idle_timeout_ms,
@@ -622,12 +624,12 @@ fn program() -> PathBuf {
 
 /// The block that start-up prints.
 fn summary(
+    settings: &Settings,
     listeners: &Listeners,
     accept: Accept,
     cores: &Cores,
     (driver, refusal): (Driver, Option<&std::io::Error>),
-    connections_max: usize,
-    descriptors: u64,
+    (connections_max, descriptors): (usize, u64),
     backing: &Backing,
 ) -> String {
     let mut text = String::new();
@@ -637,6 +639,9 @@ fn summary(
     line("addresses", &addresses.join(" "));
     if let Some(address) = listeners.admin.as_ref().and_then(|listener| listener.local_addr().ok()) {
         line("admin", &format!("http://{address}/dashboard http://{address}/metrics"));
+    }
+    if let Some(proxies) = settings.proxy_line() {
+        line("proxy", &proxies);
     }
     let pinned = cores.of_shard.iter().flatten().map(|core| core.id.to_string()).collect::<Vec<_>>().join(" ");
     let place = match (pinned.is_empty(), cores.has_quota) {

@@ -3,12 +3,13 @@
 #![expect(clippy::doc_markdown, reason = "these comments are help texts, read in a terminal")]
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use ipnet::IpNet;
 use todo_worker::settings::{Connections, Secret, secret};
 
 use crate::control::access_log::Destination;
@@ -218,6 +219,10 @@ pub struct Settings {
     /// Origins whose pages may call from a browser, such as https://app.example, several with commas [default: none]
     #[arg(long, env, global = true, value_delimiter = ',', value_name = "ORIGIN", value_parser = AllowedOrigin::parse)]
     pub cors_origins: Vec<AllowedOrigin>,
+
+    /// Networks of proxies that begin each connection with a PROXY header (v1 or v2), such as 10.0.0.0/8,fd00::/8 [default: none]
+    #[arg(long, env, global = true, value_delimiter = ',', value_name = "NETWORK", value_parser = parse_network)]
+    pub proxy_from: Vec<IpNet>,
 
     /// The SQLite file that holds the todos
     #[arg(long, env, global = true, default_value = DATA_FILE_DEFAULT, value_name = "FILE")]
@@ -431,6 +436,12 @@ impl Settings {
         }
     }
 
+    /// What is said of proxies; `None` where there are none.
+    pub fn proxy_line(&self) -> Option<String> {
+        let networks: Vec<String> = self.proxy_from.iter().map(IpNet::to_string).collect();
+        (!networks.is_empty()).then(|| format!("a PROXY header begins every connection from {}", networks.join(", ")))
+    }
+
     /// Where a server on `port` hears commands: beside its data file, or by its port in `RUN_DIR`; in a cluster, where there
     /// is no file, in the temporary directory.
     pub fn command_socket(&self, port: u16) -> PathBuf {
@@ -513,6 +524,21 @@ fn random_hex() -> std::io::Result<Vec<u8>> {
     Ok(random.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect())
 }
 
+/// A network, or one address. The library would take 010.0.0.0, of which nobody can say whether it is 8 or 10; bits behind
+/// the prefix are a slip of the pen, and nobody can say of which kind.
+fn parse_network(text: &str) -> Result<IpNet, String> {
+    let wrong = || "it is no network, such as 10.0.0.0/8 or fd00::/8, and no address".to_owned();
+    let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+    let address: IpAddr = address.parse().map_err(|_| wrong())?;
+    let Some(prefix) = prefix else { return Ok(address.into()) };
+    let bits = prefix.parse().ok().filter(|bits: &u8| bits.to_string() == prefix).ok_or_else(wrong)?;
+    let network = IpNet::new(address, bits).map_err(|_| wrong())?;
+    if network.addr() != network.network() {
+        return Err(format!("it has bits behind its prefix: is {} meant?", network.trunc()));
+    }
+    Ok(network)
+}
+
 /// Seconds of a duration such as `90s`, `30m`, `24h`, `7d`.
 fn parse_ttl(text: &str) -> Result<u64, String> {
     let remedy = || format!("`{text}` is not a duration: write a whole number and s, m, h or d, such as 24h");
@@ -536,6 +562,21 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn networks_are_exact() {
+        for (text, network) in
+            [("10.0.0.0/8", "10.0.0.0/8"), ("::/0", "::/0"), ("192.0.2.7", "192.0.2.7/32"), ("::1", "::1/128")]
+        {
+            assert_eq!(parse_network(text).map(|network| network.to_string()), Ok(network.to_owned()));
+        }
+        for text in
+            ["", "10.0.0.0/33", "10.0.0.0/", "10.0.0/8", "010.0.0.0/8", "10.0.0.0/+8", "localhost", "10.0.0.0/8 "]
+        {
+            assert!(parse_network(text).is_err_and(|why| why.contains("no network")), "{text}");
+        }
+        assert!(parse_network("10.0.0.1/8").is_err_and(|why| why.ends_with("is 10.0.0.0/8 meant?")));
     }
 
     #[test]

@@ -195,6 +195,7 @@ fn site() -> Site {
         rules: Arc::new(Rules {
             allowed_origins: &[],
             admin_elsewhere: false,
+            proxy_from: Vec::new(),
             limit_max: 10_000,
             head_timeout_ms: 10_000,
             body_timeout_ms: 15_000,

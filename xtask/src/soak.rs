@@ -11,7 +11,7 @@ use crate::report::{Report, Tally};
 use crate::server::Server;
 use crate::{chaos, sanitizer, swap, tools, tutorial};
 
-const FUZZ_TARGETS: &[&str] = &["head", "chunked", "connection", "json", "jwt", "messages"];
+const FUZZ_TARGETS: &[&str] = &["head", "chunked", "connection", "json", "jwt", "messages", "proxy_header"];
 /// A target with a planted fault: when the fuzzer does not find it, the other targets prove nothing.
 const FUZZ_PROOF: &str = "must_fail";
 const FUZZ_PROOF_SECONDS: u32 = 60;

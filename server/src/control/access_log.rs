@@ -338,7 +338,7 @@ fn write_line(lines: &mut Vec<u8>, shard: usize, record: &Record) {
         time_ms: *at_ms,
         shard,
         address: client.map(|client| client.ip()),
-        port: client.map(|client| client.port()),
+        port: client.map(|client| client.port()).filter(|port| *port > 0),
         method: &text(&line.method),
         target: &text(&line.target),
         truncated: line.is_truncated,

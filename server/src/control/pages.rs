@@ -206,10 +206,11 @@ impl fmt::Debug for Counted {
 
 type PerShard = (&'static str, &'static str, fn(&ShardCounters) -> &Count);
 
-const SHARD_COUNTERS: [PerShard; 13] = [
+const SHARD_COUNTERS: [PerShard; 14] = [
     ("accepted", "Connections taken", |shard| &shard.accepted),
     ("adopted", "Connections taken over from the process before", |shard| &shard.adopted),
     ("cut", "Connections ended by a deadline or a bound", |shard| &shard.cut),
+    ("proxy_refused", "Connections without the PROXY header that they should begin with", |shard| &shard.proxy_refused),
     ("accept_exhausted", "Times that accepting waited for descriptors or memory", |shard| &shard.accept_exhausted),
     ("reads", "Reads from sockets that brought bytes", |shard| &shard.reads),
     ("read_bytes", "Bytes read", |shard| &shard.read_bytes),

@@ -8,7 +8,7 @@
 //! [`Access::answered`] notes an answer that is due, and the connection, which has the line or has kept it, takes it from
 //! there and calls [`Access::record`] before the next is noted.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use arrayvec::ArrayVec;
 use memchr::memchr2;
@@ -24,7 +24,7 @@ use crate::limits::{ACCESS_METHOD_BYTES_MAX, ACCESS_TARGET_BYTES_MAX};
 pub struct Record {
     /// Unix milliseconds at which it was answered, at most [`crate::limits::TICK_MS`] behind.
     pub at_ms: u64,
-    /// Who asked; `None` where the socket did not tell any more.
+    /// Who asked; `None` where the socket did not tell any more. Port 0 where a proxy has named the address.
     pub client: Option<SocketAddr>,
     /// What was asked.
     pub line: RequestLine,
@@ -161,6 +161,14 @@ impl Access {
             self.clients.resize(at + 1, None);
         }
         self.clients[at] = client;
+    }
+
+    /// A proxy has named who has the connection with this number; the port there is not known.
+    #[cold]
+    pub fn name_client(&mut self, number: u32, address: IpAddr) {
+        if self.is_on() {
+            self.set_client(number, Some(SocketAddr::new(address, 0)));
+        }
     }
 
     /// Counts `times` equal requests, answered at once; whether one of them is picked.

@@ -2,6 +2,7 @@
 //!
 //! - [`connection`]: one connection as a state machine, which draws on all of the following.
 //! - [`site`]: what its decisions draw on.
+//! - [`proxy_header`]: whose connection it is, where a proxy says that.
 //! - [`head`]: a request head, found and understood (RFC 9112 3, 5 and 6.3).
 //! - [`known`]: heads that need no second parse.
 //! - [`body`]: a body's payload, by length or by chunks (RFC 9112 6 and 7.1).
@@ -30,6 +31,7 @@ pub mod idempotency;
 pub mod known;
 pub mod output;
 pub mod pages;
+pub mod proxy_header;
 pub mod reject;
 pub mod reply;
 pub mod route;
@@ -45,5 +47,8 @@ pub mod fuzzing_connection;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing_json;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing_proxy;
 #[cfg(any(test, fuzzing))]
 mod oracle;

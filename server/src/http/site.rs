@@ -6,6 +6,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use todo_proto::id::IdSource;
 
 use crate::counters::ShardCounters;
@@ -37,6 +38,8 @@ pub struct Rules {
     pub allowed_origins: &'static [AllowedOrigin],
     /// Metrics and dashboard are on another address, and not here.
     pub admin_elsewhere: bool,
+    /// Networks of proxies: a connection from one begins with a PROXY header.
+    pub proxy_from: Vec<IpNet>,
     /// A head must be whole this long after its first byte, in milliseconds.
     pub head_timeout_ms: u64,
     /// A body must be whole this long after its head, in milliseconds.

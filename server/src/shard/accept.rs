@@ -1,17 +1,19 @@
 //! Connections come in: by this shard's own listener, or from the acceptor that hands each to the emptiest shard.
 
 use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use crate::bridge::Moved;
+use crate::http::proxy_header::{self, Client};
 use crate::limits::{ACCEPTS_PER_ROUND, EXHAUSTED_WAIT_MS, ROOM_CANDIDATES};
 use crate::shard::connection::serve;
 use crate::shard::deadlines::PeerKey;
 use crate::shard::io::{self, Listener};
-use crate::shard::{Peer, Shard};
+use crate::shard::{Arrival, Peer, Shard};
 use crate::sys::Direction;
 
 /// Takes connections until the process drains, then what is still queued, since closing the listener would reset it.
@@ -57,12 +59,15 @@ fn take_queued(shard: &Rc<Shard>, listener: &Listener) -> bool {
 /// Takes an accepted socket into this shard.
 pub fn adopt(shard: &Rc<Shard>, socket: OwnedFd) {
     shard.counters.accepted.add(1);
+    // One that has gone already, and its address with it, is closed.
+    let Some(client) = shard.client_of(&socket) else { return };
     if shard.counters.connections.get() >= shard.connections_max as u64 && !shard.make_room() {
         // Everybody is busy: the newcomer is closed at once rather than left to wait unseen.
         shard.counters.cut.add(1);
         return;
     }
     shard.take_on();
+    shard.note_arrival(&socket, Arrival { client, ..Arrival::default() });
     io::spawn(serve(Rc::clone(shard), socket));
 }
 
@@ -75,10 +80,9 @@ pub fn adopt_moved(shard: &Rc<Shard>, moved: Moved) {
         return;
     }
     shard.take_on();
-    if !moved.input.is_empty() {
-        shard.moved_input.borrow_mut().insert(moved.socket.as_raw_fd(), moved.input);
-    }
-    io::spawn(serve(Rc::clone(shard), moved.socket));
+    let Moved { socket, client, input } = moved;
+    shard.note_arrival(&socket, Arrival { client, input });
+    io::spawn(serve(Rc::clone(shard), socket));
 }
 
 impl Shard {
@@ -94,6 +98,23 @@ impl Shard {
             Poll::Pending
         })
         .await;
+    }
+
+    /// Who is at the other end of an accepted socket; `None` when nobody is any more.
+    fn client_of(&self, socket: &OwnedFd) -> Option<Client> {
+        let networks = &self.site.borrow().rules.proxy_from;
+        if networks.is_empty() {
+            return Some(Client::Direct);
+        }
+        let is_proxy = proxy_header::is_required(networks, address_of(socket)?);
+        Some(if is_proxy { Client::Awaited } else { Client::Direct })
+    }
+
+    /// Keeps what is known of a connection until its task begins.
+    fn note_arrival(&self, socket: &OwnedFd, arrival: Arrival) {
+        if arrival.client != Client::Direct || !arrival.input.is_empty() {
+            self.arrivals.borrow_mut().insert(socket.as_raw_fd(), arrival);
+        }
     }
 
     /// Closes the connection that has been idle longest; false when none is.
@@ -131,6 +152,12 @@ impl Shard {
         idle.truncate(ROOM_CANDIDATES);
         idle.into_iter().rev().map(|(_, key)| key).collect()
     }
+}
+
+/// The address at the other end; `None` when the connection has been reset.
+fn address_of(socket: &OwnedFd) -> Option<IpAddr> {
+    let address = rustix::net::getpeername(socket).ok()??;
+    SocketAddr::try_from(address).ok().map(|address| address.ip())
 }
 
 /// Who makes room for newcomers at the connection bound.

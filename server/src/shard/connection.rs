@@ -31,13 +31,14 @@ use std::time::Duration;
 use crate::bridge::{Moved, Watcher};
 use crate::http::connection::{Deferred, Linger, Next};
 use crate::http::output::{Buffer, Held, Transfer};
+use crate::http::proxy_header;
 use crate::limits::{
     BUSY_AFTER_BATCHES, BUSY_READ_BUFFER_BYTES, EXHAUSTED_WAIT_MS, FILE_WRITE_BYTES_MIN, FILE_WRITE_BYTES_MIN_DIRECT,
     GATHERED_PIECES_MAX, OUTPUT_BYTES_PER_TURN,
 };
 use crate::shard::file;
 use crate::shard::io::{self as runtime, Canceller, Stream, is_canceled};
-use crate::shard::{Peer, Shard};
+use crate::shard::{Arrival, Peer, Shard};
 use crate::snapshot::Walk;
 use crate::sys::{Direction, Gathered};
 
@@ -46,7 +47,7 @@ pub async fn serve(shard: Rc<Shard>, socket: OwnedFd) {
     // The driver may refuse the registration when memory is short; the client sees a close, and the next is tried.
     let number = socket.as_raw_fd();
     let Ok(mut stream) = Stream::new(socket) else {
-        shard.moved_input.borrow_mut().remove(&number);
+        shard.arrivals.borrow_mut().remove(&number);
         shard.counters.accept_exhausted.add(1);
         shard.let_go();
         return;
@@ -57,7 +58,7 @@ pub async fn serve(shard: Rc<Shard>, socket: OwnedFd) {
         Poll::Ready(())
     })
     .await;
-    give_moved_input(&shard, &peer);
+    give_arrival(&shard, &peer);
     if shard.draining.get() {
         // It was queued when the process began to go: what has come with it is answered, and no more is waited for.
         peer.shutdown(Direction::Read);
@@ -143,12 +144,18 @@ async fn serve_busy(shard: &Rc<Shard>, peer: &Rc<Peer>, stream: &mut Stream, mut
     goes_on
 }
 
-/// Gives the machine what another process has read of its connection. Kept with the shard until here: as an argument it
-/// would make every idle connection's task larger.
-fn give_moved_input(shard: &Shard, peer: &Peer) {
-    let input = shard.moved_input.borrow_mut().remove(&peer.socket.get());
-    if let Some(input) = input {
-        received(shard, peer, &input);
+/// Tells the machine whose connection it is, and gives it what another process has read of it. Kept with the shard until
+/// here: as an argument it would make every idle connection's task larger.
+fn give_arrival(shard: &Shard, peer: &Peer) {
+    let arrival = shard.arrivals.borrow_mut().remove(&peer.socket.get());
+    if let Some(Arrival { client, input }) = arrival {
+        peer.machine.borrow_mut().set_client(client);
+        if let proxy_header::Client::Named(address) = client {
+            shard.site.borrow_mut().access.name_client(peer.key.index, address);
+        }
+        if !input.is_empty() {
+            received(shard, peer, &input);
+        }
     }
 }
 
@@ -168,8 +175,9 @@ async fn move_on(shard: &Shard, peer: &Peer, stream: &Stream) -> bool {
         }
     };
     let input = shard.decide(|site| peer.machine.borrow_mut().take_input(site));
+    let client = peer.machine.borrow().client();
     let refused = match &*shard.moves.borrow() {
-        Some(moves) => moves.send(Moved { socket, input }),
+        Some(moves) => moves.send(Moved { socket, client, input }),
         None => unreachable!("it is there from when moving begins"),
     };
     let Err(Moved { input, .. }) = refused else { return true };
@@ -378,6 +386,6 @@ mod tests {
             size_of::<F>()
         }
         let (task, peer) = (future_bytes(serve), size_of::<Peer>());
-        assert!(task <= 400 && peer <= 240, "task {task}, peer {peer}");
+        assert!(task <= 400 && peer <= 256, "task {task}, peer {peer}");
     }
 }

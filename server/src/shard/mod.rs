@@ -36,6 +36,7 @@ use crate::http::connection::{Connection, DeferredAnswer, WriteOutcome};
 use crate::http::date::HttpDate;
 use crate::http::known::KnownHeads;
 use crate::http::output::{Held, Pool};
+use crate::http::proxy_header::Client;
 use crate::http::reject::Reject;
 use crate::http::site::{Now, Rules, Site};
 use crate::limits::{BUSY_READ_BUFFER_BYTES, BUSY_READ_BUFFERS_FREE_MAX, HANDOVER_SETTLE_MS, READ_BUFFER_BYTES};
@@ -115,8 +116,8 @@ pub struct Shard {
     moving: Cell<bool>,
     /// Where to.
     moves: RefCell<Option<Moves>>,
-    /// What the process before this one has read of connections whose tasks have not begun, by the socket's number.
-    moved_input: RefCell<BTreeMap<i32, Box<[u8]>>>,
+    /// What is known of connections whose tasks have not begun, by the socket's number; nothing of most.
+    arrivals: RefCell<BTreeMap<i32, Arrival>>,
     /// To be dropped when no write is left that has begun, or at this tick.
     settling: RefCell<Option<(Settled, u64)>>,
     /// It has been said that no more connections come.
@@ -134,6 +135,15 @@ pub struct Shard {
 struct Busy {
     peers: Vec<Rc<Peer>>,
     free: Vec<Vec<u8>>,
+}
+
+/// What is known of a connection from its beginning.
+#[derive(Default)]
+struct Arrival {
+    /// Who is at the other end.
+    client: Client,
+    /// What the process before this one has read of it.
+    input: Box<[u8]>,
 }
 
 /// One connection as its shard knows it.
@@ -200,7 +210,7 @@ async fn serve(start: ShardStart) -> std::io::Result<()> {
         draining: Cell::new(false),
         moving: Cell::new(false),
         moves: RefCell::default(),
-        moved_input: RefCell::default(),
+        arrivals: RefCell::default(),
         settling: RefCell::default(),
         released: Cell::new(false),
         superseded: RefCell::default(),
@@ -361,7 +371,8 @@ impl Shard {
         }
         for (_, peer) in self.peers.borrow().iter() {
             // Owed an answer or not: one whose last answer is on its way would otherwise be waited for.
-            if peer.machine.borrow().is_between_requests() {
+            let machine = peer.machine.borrow();
+            if machine.is_between_requests() || machine.client() == Client::Awaited {
                 peer.shutdown(Direction::Read);
             }
         }

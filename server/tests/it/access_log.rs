@@ -337,6 +337,25 @@ fn a_successor_goes_on_in_the_same_file() {
 }
 
 /// A file made beforehand keeps what it has: it is appended to, by whoever has opened it.
+/// Who is behind a proxy is named by the proxy, to the next process too.
+#[test]
+fn a_proxy_names_the_client() {
+    let folder = folder();
+    let path = folder.path().join("access.log");
+    let mut server = options(&path, 1).flag("--http-host", "127.0.0.1").flag("--proxy-from", "127.0.0.0/8").start();
+    let mut client = Client::connect(server.address);
+    client.send(b"PROXY TCP4 192.0.2.7 198.51.100.1 49152 80\r\n");
+    assert_eq!(client.ask(&get("/todos?limit=1")).status, 200);
+    server.upgrade(&[]);
+    server.wait_for_the_old_one();
+    assert_eq!(client.ask(&get("/todos?limit=2")).status, 200);
+    server.stop_successor();
+    let lines = lines(&path);
+    let of_client = |line: &&Value| line["address"] == "192.0.2.7" && line["port"].is_null();
+    let targets: Vec<&Value> = lines.iter().filter(of_client).map(|line| &line["target"]).collect();
+    assert_eq!(targets, ["/todos?limit=1", "/todos?limit=2"], "{lines:#?}");
+}
+
 #[test]
 fn a_file_is_appended_to() {
     let folder = folder();

@@ -39,11 +39,13 @@ fn version_and_help() {
 #[test]
 fn what_is_not_understood_is_said_plainly() {
     let folder = folder();
-    let table: [(&[&str], i32, &str); 8] = [
+    let table: [(&[&str], i32, &str); 10] = [
         (&["--shards", "0"], 2, "--shards"),
         (&["--http-port", "eighty"], 2, "--http-port"),
         (&["--accept", "telepathy"], 2, "reuseport"),
         (&["--colour", "red"], 2, "--colour"),
+        (&["--proxy-from", "10.0.0.1/8"], 2, "is 10.0.0.0/8 meant?"),
+        (&["--proxy-from", "10.0.0.0/8,proxy"], 2, "it is no network"),
         (&["token", "--sub", "me", "--ttl", "soon"], 2, "24h"),
         (&["token", "--sub", ""], 1, "--sub must have 1 to 256 bytes"),
         (&["--log", "a=b=c"], 1, "LOG `a=b=c` is no filter"),
@@ -86,6 +88,11 @@ fn check_says_what_is_in_force_and_every_problem() {
         assert!(good.out.contains(&line), "{line}: {}", good.out);
     }
     assert!(good.out.ends_with("\nno problems\n"), "{}", good.out);
+    let networks = ["check", "--http-port", "0", "--jwt-secret", SECRET, "--proxy-from", "10.0.0.0/8,fd00::/8"];
+    let proxied = say(folder.path(), &networks);
+    let line = format!("\n  {:<12} a PROXY header begins every connection from 10.0.0.0/8, fd00::/8\n", "proxy");
+    assert!(proxied.code == Some(0) && proxied.out.contains(&line), "{} {}", proxied.out, proxied.error);
+    assert!(!good.out.contains("PROXY header"), "{}", good.out);
     assert!(!good.out.contains(SECRET), "{}", good.out);
     assert_eq!(std::fs::read_dir(folder.path()).expect("it is there").count(), 0, "nothing was made");
     std::fs::write(folder.path().join("todos.db"), "no database, and long enough to be looked at as one")

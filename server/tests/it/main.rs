@@ -28,6 +28,8 @@ mod files;
 mod handover;
 mod harness;
 mod pipelining;
+#[cfg(target_os = "linux")]
+mod proxy_header;
 mod secrets;
 mod start;
 mod store_trouble;

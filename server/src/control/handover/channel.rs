@@ -148,6 +148,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+    use crate::http::proxy_header::Client;
 
     fn pair() -> (Channel, Channel) {
         let (ours, theirs) = Channel::pair().expect("a socket pair");
@@ -163,7 +164,8 @@ mod tests {
         let (accepted, _) = listener.accept().expect("a connection");
         old.send(&Frame::Loaded, &[]).expect("sent");
         old.send(&Frame::Listeners, &[listener.as_fd()]).expect("sent");
-        old.send(&Frame::Connection(b"GET /".as_slice().into()), &[accepted.as_fd()]).expect("sent");
+        let connection = Frame::Connection(Client::Direct, b"GET /".as_slice().into());
+        old.send(&connection, &[accepted.as_fd()]).expect("sent");
         old.send(&Frame::Go, &[]).expect("sent");
         drop((listener, accepted));
         assert!(matches!(new.receive().expect("a frame"), (Frame::Loaded, none) if none.is_empty()));
@@ -171,7 +173,7 @@ mod tests {
         assert_eq!((frame, listeners.len()), (Frame::Listeners, 1));
         let listener = TcpListener::from(listeners.remove(0));
         let (frame, mut sockets) = new.receive().expect("a frame");
-        assert_eq!((frame, sockets.len()), (Frame::Connection(b"GET /".as_slice().into()), 1));
+        assert_eq!((frame, sockets.len()), (connection, 1));
         assert_eq!(new.receive().expect("a frame").0, Frame::Go);
         TcpStream::from(sockets.remove(0)).write_all(b"hello").expect("it is open");
         let mut text = String::new();
@@ -183,8 +185,9 @@ mod tests {
     #[test]
     fn a_long_frame_arrives_whole() {
         let (mut old, mut new) = pair();
-        let input: Box<[u8]> = (0..crate::limits::HANDOVER_FRAME_BYTES_MAX).map(|at| at as u8).collect();
-        let frame = Frame::Connection(input);
+        // A byte of it says who is at the other end.
+        let input: Box<[u8]> = (1..crate::limits::HANDOVER_FRAME_BYTES_MAX).map(|at| at as u8).collect();
+        let frame = Frame::Connection(Client::Direct, input);
         let expected = frame.clone();
         let sender = std::thread::spawn(move || old.send(&frame, &[]));
         assert_eq!(new.receive().expect("a frame").0, expected);

@@ -145,14 +145,14 @@ pub fn pass_on(
     stand: impl Fn() -> Positions,
 ) -> Result<u64, ChannelError> {
     let (mut count, mut said) = (0, Positions::default());
-    while let Ok(Some(Moved { socket, input })) = moved.recv() {
+    while let Ok(Some(Moved { socket, client, input })) = moved.recv() {
         // Looked at after the connection has come out: whatever it was answered stands in it.
         let now = stand();
         if now != said {
             channel.send(&Frame::Positions(now.clone()), &[])?;
             said = now;
         }
-        channel.send(&Frame::Connection(input), &[socket.as_fd()])?;
+        channel.send(&Frame::Connection(client, input), &[socket.as_fd()])?;
         count += 1;
     }
     Ok(count)

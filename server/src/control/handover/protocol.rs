@@ -3,18 +3,23 @@
 //! ```text
 //! frame    = kind (1 byte), descriptors that come with it (1 byte), 0 0, payload length (4 bytes), payload
 //! OFFER    = version (2 bytes), then what this version says
+//! client   = 0, or 1 where a PROXY header is still to come, or what one has said: 4 and 4 bytes, 6 and 16 bytes
+//! CONNECTION = client, then what was read and not looked at
 //! ```
 //!
 //! Numbers are little-endian. The frame's eight bytes, the place of the version and REFUSED stay as they are in every
 //! version: so any two can tell each other that they do not fit. Descriptors travel beside the first byte of their frame
 //! (`SCM_RIGHTS`).
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use todo_proto::change::StoreId;
 
+use crate::http::proxy_header::Client;
 use crate::limits::{HANDOVER_DESCRIPTORS_MAX, HANDOVER_FRAME_BYTES_MAX};
 
 /// The version that this program speaks.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Bytes before the payload.
 pub const HEADER_BYTES: usize = 8;
 
@@ -37,8 +42,8 @@ pub enum Frame {
     Serving,
     /// No client whose connection follows has seen more than this.
     Positions(Positions),
-    /// A connection between two requests, with what was read and not looked at.
-    Connection(Box<[u8]>),
+    /// A connection between two requests, with who is at its other end, and what was read and not looked at.
+    Connection(Client, Box<[u8]>),
     /// It will not be, for this reason.
     Refused(String),
 }
@@ -128,7 +133,8 @@ impl Frame {
                 put_positions(&mut bytes, positions);
                 POSITIONS
             }
-            Frame::Connection(input) => {
+            Frame::Connection(client, input) => {
+                put_client(&mut bytes, *client);
                 bytes.extend_from_slice(input);
                 CONNECTION
             }
@@ -172,7 +178,10 @@ impl Frame {
             GO => Frame::Go,
             SERVING => Frame::Serving,
             POSITIONS => Frame::Positions(take_positions(&mut rest)?),
-            CONNECTION => Frame::Connection(std::mem::take(&mut rest).into()),
+            CONNECTION => {
+                let client = take_client(&mut rest)?;
+                Frame::Connection(client, std::mem::take(&mut rest).into())
+            }
             REFUSED => Frame::Refused(String::from_utf8_lossy(std::mem::take(&mut rest)).into_owned()),
             _ => return Err(ProtocolError::Unreadable),
         };
@@ -215,6 +224,21 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+fn put_client(out: &mut Vec<u8>, client: Client) {
+    match client {
+        Client::Direct => out.push(0),
+        Client::Awaited => out.push(1),
+        Client::Named(IpAddr::V4(address)) => {
+            out.push(4);
+            out.extend(address.octets());
+        }
+        Client::Named(IpAddr::V6(address)) => {
+            out.push(6);
+            out.extend(address.octets());
+        }
+    }
+}
+
 fn put_positions(out: &mut Vec<u8>, positions: &Positions) {
     out.extend_from_slice(&positions.store_id);
     out.extend((positions.positions.len() as u32).to_le_bytes());
@@ -232,6 +256,16 @@ fn take_bytes<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], ProtocolError> {
     let (taken, behind) = rest.split_at_checked(count).ok_or(ProtocolError::Unreadable)?;
     *rest = behind;
     Ok(taken)
+}
+
+fn take_client(rest: &mut &[u8]) -> Result<Client, ProtocolError> {
+    match take(rest)? {
+        [0] => Ok(Client::Direct),
+        [1] => Ok(Client::Awaited),
+        [4] => Ok(Client::Named(Ipv4Addr::from(take::<4>(rest)?).into())),
+        [6] => Ok(Client::Named(Ipv6Addr::from(take::<16>(rest)?).into())),
+        [_] => Err(ProtocolError::Unreadable),
+    }
 }
 
 fn take_positions(rest: &mut &[u8]) -> Result<Positions, ProtocolError> {
@@ -260,10 +294,17 @@ mod tests {
             Frame::Go,
             Frame::Serving,
             Frame::Positions(Positions::default()),
-            Frame::Connection(Box::default()),
-            Frame::Connection(b"GET /todos HT".as_slice().into()),
+            Frame::Connection(Client::Direct, Box::default()),
+            Frame::Connection(Client::Direct, b"GET /todos HT".as_slice().into()),
+            Frame::Connection(Client::Awaited, b"PROXY TC".as_slice().into()),
+            Frame::Connection(client("192.0.2.7"), b"GET /todos HT".as_slice().into()),
+            Frame::Connection(client("2001:db8::7"), Box::default()),
             Frame::Refused("no".to_owned()),
         ]
+    }
+
+    fn client(address: &str) -> Client {
+        Client::Named(address.parse().expect("an address"))
     }
 
     fn decode(bytes: &[u8]) -> Result<Frame, ProtocolError> {
@@ -286,7 +327,7 @@ mod tests {
     #[test]
     fn another_length_is_unreadable() {
         for frame in frames() {
-            let is_open = matches!(frame, Frame::Connection(_) | Frame::Refused(_));
+            let is_open = matches!(frame, Frame::Connection(..) | Frame::Refused(_));
             let bytes = frame.encode(0).expect("it is small");
             let header = Header::decode(*bytes.first_chunk().expect("a header")).expect("read");
             let payload = &bytes[HEADER_BYTES..];
@@ -311,10 +352,10 @@ mod tests {
 
     #[test]
     fn bounds() {
-        let most = Frame::Connection(vec![b'x'; HANDOVER_FRAME_BYTES_MAX].into());
+        let most = Frame::Connection(Client::Direct, vec![b'x'; HANDOVER_FRAME_BYTES_MAX - 1].into());
         assert!(most.encode(HANDOVER_DESCRIPTORS_MAX).is_ok());
         assert_eq!(most.encode(HANDOVER_DESCRIPTORS_MAX + 1), Err(ProtocolError::TooLarge));
-        let more = Frame::Connection(vec![b'x'; HANDOVER_FRAME_BYTES_MAX + 1].into());
+        let more = Frame::Connection(Client::Direct, vec![b'x'; HANDOVER_FRAME_BYTES_MAX].into());
         assert_eq!(more.encode(1), Err(ProtocolError::TooLarge));
         let mut header = [0; HEADER_BYTES];
         header[4..].copy_from_slice(&(HANDOVER_FRAME_BYTES_MAX as u32 + 1).to_le_bytes());
@@ -323,6 +364,26 @@ mod tests {
         // A count that promises more than there is takes no memory for it.
         let header = Header::decode([POSITIONS, 0, 0, 0, 20, 0, 0, 0]).expect("a header");
         assert_eq!(Frame::decode(header, &[255; 20]), Err(ProtocolError::Unreadable));
+    }
+
+    /// Where an address should stand and is cut, or something else stands, no input is taken for it.
+    #[test]
+    fn a_client_is_whole_or_unreadable() {
+        let table: [(&[u8], bool); 9] = [
+            (&[], false),
+            (&[0], true),
+            (&[1], true),
+            (&[2], false),
+            (&[4, 192, 0, 2], false),
+            (&[4, 192, 0, 2, 7], true),
+            (&[6; 16], false),
+            (&[6; 17], true),
+            (&[255; 20], false),
+        ];
+        for (payload, is_whole) in table {
+            let header = Header::decode([CONNECTION, 0, 0, 0, payload.len() as u8, 0, 0, 0]).expect("a header");
+            assert_eq!(Frame::decode(header, payload).is_ok(), is_whole, "{payload:?}");
+        }
     }
 
     #[test]

@@ -175,7 +175,7 @@ impl Predecessor {
                     Ok((Frame::Positions(positions), _)) => {
                         is_reached = wait_until_reached(&positions, &to_shards[0], HANDOVER_REACH_PATIENCE);
                     }
-                    Ok((Frame::Connection(input), mut sockets)) => {
+                    Ok((Frame::Connection(client, input), mut sockets)) => {
                         let Some(socket) = sockets.pop() else { break Err(ProtocolError::Unreadable.into()) };
                         // Closing it is better than an answer from before its last one.
                         if !is_reached || !is_blocking(&socket) {
@@ -185,7 +185,7 @@ impl Predecessor {
                         let shard = emptiest(counters, &handed_over);
                         handed_over[shard] += 1;
                         count += 1;
-                        to_shards[shard].send(Message::Moved(Moved { socket, input }));
+                        to_shards[shard].send(Message::Moved(Moved { socket, client, input }));
                     }
                     Ok(_) => break Err(ProtocolError::Unreadable.into()),
                     Err(ChannelError::Ended) => break Ok(()),

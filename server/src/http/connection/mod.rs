@@ -41,6 +41,7 @@ use crate::http::body::Body;
 use crate::http::head;
 use crate::http::known::KnownIndex;
 use crate::http::output::{Output, Transfer};
+use crate::http::proxy_header::Client;
 use crate::http::reject::Reject;
 use crate::http::reply::Form;
 use crate::http::site::Site;
@@ -77,6 +78,8 @@ pub enum Cut {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// Before the header of the proxy that passes the connection on.
+    ProxyHeader,
     /// Between requests, or within a head.
     Head,
     /// Within a body; `Connection::body` has it.
@@ -94,6 +97,8 @@ pub struct Connection {
     phase: Phase,
     /// Its number in its shard, by which the access log knows its client.
     number: u32,
+    /// Who is at the other end. The one address that counts, wherever one is asked for.
+    client: Client,
     /// The last input was looked at to its end or to a byte that is missing; more can only come from the client.
     starved: bool,
     /// The client has ended its side.
@@ -150,6 +155,7 @@ impl Connection {
         Connection {
             phase: Phase::Head,
             number,
+            client: Client::Direct,
             starved: true,
             input_ended: false,
             known: None,
@@ -164,6 +170,15 @@ impl Connection {
             output: Output::default(),
             body: None,
             group: None,
+        }
+    }
+
+    /// Says who is at the other end, or that a header is to say it. Before anything is received.
+    pub fn set_client(&mut self, client: Client) {
+        debug_assert!(self.is_between_requests() && self.input.is_empty(), "nothing has been received");
+        self.client = client;
+        if client == Client::Awaited {
+            self.phase = Phase::ProxyHeader;
         }
     }
 
@@ -197,6 +212,9 @@ impl Connection {
     pub fn end_of_input(&mut self, site: &mut Site) {
         debug_assert_eq!(self.next(), Next::Read, "it is served to its end before it is asked for more");
         self.input_ended = true;
+        if self.phase == Phase::ProxyHeader && !self.input.is_empty() {
+            site.counters.proxy_refused.add(1);
+        }
         self.close(site);
     }
 
@@ -259,6 +277,10 @@ impl Connection {
             return Some(Cut::Stalled);
         }
         let is_answered = self.body.as_ref().is_some_and(|body| matches!(body.purpose, Purpose::Discard));
+        if self.phase == Phase::ProxyHeader {
+            self.refuse_proxy(site);
+            return Some(Cut::Idle);
+        }
         if self.phase == Phase::Closing || self.is_between_requests() || is_answered {
             self.close(site);
             return Some(Cut::Idle);
@@ -305,10 +327,12 @@ impl Connection {
         }
     }
 
-    /// Whether another process can go on with it: it stands before a request, whole, begun or not there yet, and nothing
-    /// is owed.
+    /// Whether another process can go on with it: it stands before a request or the header of its proxy, whole, begun or
+    /// not there yet, and nothing is owed.
     pub fn can_move(&self) -> bool {
-        matches!(self.phase, Phase::Head | Phase::Held) && self.group.is_none() && self.output.is_empty()
+        matches!(self.phase, Phase::ProxyHeader | Phase::Head | Phase::Held)
+            && self.group.is_none()
+            && self.output.is_empty()
     }
 
     /// What has come and was not looked at, for the process that goes on with it; as a new connection it is left behind.
@@ -317,7 +341,8 @@ impl Connection {
         debug_assert!(self.can_move(), "nothing of an answer may be left behind");
         let input = self.input[self.input_start..].into();
         self.drop_input(site);
-        (self.phase, self.starved, self.head_begun) = (Phase::Head, true, false);
+        let phase = if self.phase == Phase::ProxyHeader { Phase::ProxyHeader } else { Phase::Head };
+        (self.phase, self.starved, self.head_begun) = (phase, true, false);
         input
     }
 
@@ -343,9 +368,14 @@ impl Connection {
             Phase::Deferred | Phase::Held => Next::Wait,
             Phase::Closing if self.input_ended => Next::Close,
             Phase::Closing => Next::Linger,
-            Phase::Head | Phase::Body if self.starved => Next::Read,
-            Phase::Head | Phase::Body => Next::Resume,
+            Phase::ProxyHeader | Phase::Head | Phase::Body if self.starved => Next::Read,
+            Phase::ProxyHeader | Phase::Head | Phase::Body => Next::Resume,
         }
+    }
+
+    /// Who is at the other end, as far as it is known.
+    pub fn client(&self) -> Client {
+        self.client
     }
 
     /// Whether a group waits to be handed over or answered.
@@ -368,9 +398,9 @@ impl Connection {
             Phase::Deferred | Phase::Held => None,
             Phase::Closing => Some(self.began_ms + LINGER_TIMEOUT.as_millis() as u64),
             // Its input is here and waits for a turn.
-            Phase::Head | Phase::Body if !self.starved => None,
+            Phase::ProxyHeader | Phase::Head | Phase::Body if !self.starved => None,
             Phase::Head if self.is_between_requests() => Some(self.began_ms + rules.idle_timeout_ms),
-            Phase::Head => Some(self.began_ms + rules.head_timeout_ms),
+            Phase::ProxyHeader | Phase::Head => Some(self.began_ms + rules.head_timeout_ms),
             Phase::Body => Some(self.began_ms + rules.body_timeout_ms),
         }
     }

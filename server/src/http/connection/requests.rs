@@ -7,6 +7,7 @@ use crate::http::body::{Body, Progress};
 use crate::http::cors::AllowedOrigin;
 use crate::http::head::{self, Find, Framing, Head, Method};
 use crate::http::known;
+use crate::http::proxy_header;
 use crate::http::reject::{Persistence, Reject};
 use crate::http::reply::Form;
 use crate::http::route::{Route, route};
@@ -26,6 +27,7 @@ impl Connection {
                 Phase::Head if rest.is_empty() => Step::Starved,
                 Phase::Head => self.on_head(rest, &mut at, site),
                 Phase::Body => self.on_body(rest, &mut at, site),
+                Phase::ProxyHeader => self.on_proxy_header(rest, &mut at, site),
                 Phase::Deferred | Phase::Held | Phase::Closing => Step::Stop,
             };
             match step {
@@ -43,6 +45,37 @@ impl Connection {
             self.phase = Phase::Deferred;
         }
         at
+    }
+
+    /// At the beginning of a connection that a proxy passes on.
+    #[cold]
+    fn on_proxy_header(&mut self, rest: &[u8], at: &mut usize, site: &mut Site) -> Step {
+        match proxy_header::find(rest) {
+            Ok(proxy_header::Find::Partial) => Step::Starved,
+            Ok(proxy_header::Find::Complete { client, length }) => {
+                *at += length;
+                self.client = client;
+                if let proxy_header::Client::Named(address) = client {
+                    site.access.name_client(self.number, address);
+                }
+                self.phase = Phase::Head;
+                // Its idle time counts from here.
+                self.began_ms = site.now.tick_ms;
+                Step::Continue
+            }
+            Err(proxy_header::Refused) => {
+                self.refuse_proxy(site);
+                Step::Stop
+            }
+        }
+    }
+
+    /// Ends a connection that has not begun as it must. Without an answer: who speaks is no client, or not known.
+    #[cold]
+    pub(super) fn refuse_proxy(&mut self, site: &mut Site) {
+        site.counters.proxy_refused.add(1);
+        self.input_ended = true;
+        self.close(site);
     }
 
     /// At the beginning of a head.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -40,6 +40,14 @@ impl Client {
     /// Connects to `address`.
     pub fn connect(address: SocketAddr) -> Client {
         Client::from_stream(TcpStream::connect_timeout(&address, PATIENCE).expect("the server accepts"))
+    }
+
+    /// Connects from another address of this machine.
+    pub fn connect_from(source: IpAddr, address: SocketAddr) -> Client {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::new(source, 0).into()).expect("an address of this machine");
+        socket.connect_timeout(&address.into(), PATIENCE).expect("the server accepts");
+        Client::from_stream(socket.into())
     }
 
     /// Connects with a receive buffer of about `bytes`: the kernel takes little ahead of what is read.

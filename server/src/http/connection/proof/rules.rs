@@ -10,6 +10,7 @@ use super::super::{Connection, Cut, Linger, Next};
 use super::world::{BEARER, FLOORED, START_TICK_MS, Version, WHOLE, id_at, site};
 use crate::http::access::{Access, Record};
 use crate::http::output::{Held, Transfer};
+use crate::http::proxy_header;
 use crate::http::reject::Reject;
 use crate::http::site::{Now, Rules, Site};
 use crate::limits::{
@@ -29,6 +30,13 @@ struct Client {
 impl Client {
     fn new() -> Client {
         Client::of(&WHOLE)
+    }
+
+    /// One whose proxy is to say who is there.
+    fn of_proxy() -> Client {
+        let mut client = Client::new();
+        client.machine.set_client(proxy_header::Client::Awaited);
+        client
     }
 
     fn of(versions: &[Version]) -> Client {
@@ -214,6 +222,97 @@ fn a_connection_moves_at_every_byte() {
         assert_eq!(client.statuses(), stayed.statuses(), "split at {split}");
     }
     assert_eq!(stayed_count, TODO.len(), "from the end of the POST's head to the last byte of its body");
+}
+
+/// Behind a proxy: its header, wherever it is cut and whatever comes with it, says who is there, and the rest is HTTP. At
+/// every byte another process can go on, and asks for no second header.
+#[test]
+fn a_proxy_says_who_is_there_before_the_first_request() {
+    let headers: [(&[u8], proxy_header::Client); 3] = [
+        (b"PROXY TCP4 192.0.2.7 198.51.100.1 49152 80\r\n", proxy_header::Client::Named([192, 0, 2, 7].into())),
+        (
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\xc6\x33\x64\x01\xc0\0\0\x50",
+            proxy_header::Client::Named([192, 0, 2, 7].into()),
+        ),
+        (b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0", proxy_header::Client::Direct),
+    ];
+    for (header, named) in headers {
+        let requests = [get("/todos?limit=2"), get("/todos?limit=2"), post("", TODO), get("/health")].concat();
+        let stream = [header, requests.as_bytes()].concat();
+        for split in 0..=stream.len() {
+            for moves in [false, true] {
+                let mut client = Client::of_proxy();
+                client.converse(&[&stream[..split]]);
+                let known = if split < header.len() { proxy_header::Client::Awaited } else { named };
+                assert_eq!(client.machine.client(), known, "split at {split}");
+                let mut input = Box::default();
+                if moves && client.machine.can_move() {
+                    input = client.machine.take_input(&mut client.site);
+                    assert_eq!(client.site.input_bytes, 0);
+                    client.machine = Connection::new(client.site.now.tick_ms, 0);
+                    client.machine.set_client(known);
+                }
+                client.converse(&[&input, &stream[split..]]);
+                assert_eq!((client.statuses(), client.machine.client()), (vec![200, 200, 202, 200], named), "{split}");
+                assert_eq!(client.site.counters.proxy_refused.get(), 0);
+            }
+        }
+    }
+}
+
+/// What is no header ends the connection at once, and silence when its time has passed; without a word, and counted.
+#[test]
+fn who_begins_without_the_header_is_not_spoken_to() {
+    for bytes in [
+        &b"GET / HTTP/1.1\r\n"[..],
+        b"PROXY TCP4 1.2.3.4 1.2.3.4 01 1\r\n",
+        b"PROXY TCP4 1\r\n",
+        b"\x16\x03\x01",
+        b"PROXY\n",
+    ] {
+        let mut client = Client::of_proxy();
+        client.send([bytes, get("/todos").as_bytes()].concat());
+        assert_eq!(
+            (client.machine.next(), client.output.len(), client.site.input_bytes),
+            (Next::Close, 0, 0),
+            "{bytes:?}"
+        );
+        assert_eq!(client.site.counters.proxy_refused.get(), 1);
+        assert_eq!(client.machine.client(), proxy_header::Client::Awaited, "nobody was named");
+    }
+    let head_timeout_ms = HEAD_TIMEOUT.as_millis() as u64;
+    for begun in [&b""[..], b"PROXY TCP4 1.2.3.4"] {
+        let mut client = Client::of_proxy();
+        client.pass(head_timeout_ms - 1);
+        client.send(begun);
+        assert_eq!((client.pass(1), client.machine.next()), (Some(Cut::Idle), Next::Close), "in all, not per read");
+        assert_eq!((client.output.len(), client.site.input_bytes, client.site.counters.proxy_refused.get()), (0, 0, 1));
+        // One that says nothing and goes is a look at the port and no fault.
+        let mut client = Client::of_proxy();
+        client.send(begun);
+        client.machine.end_of_input(&mut client.site);
+        assert_eq!((client.machine.next(), client.output.len(), client.site.input_bytes), (Next::Close, 0, 0));
+        assert_eq!(client.site.counters.proxy_refused.get(), u64::from(!begun.is_empty()));
+    }
+    // Behind the header the clocks are those of any connection.
+    let mut client = Client::of_proxy();
+    client.pass(head_timeout_ms - 1);
+    client.send("PROXY UNKNOWN\r\n");
+    assert_eq!(client.pass(IDLE_TIMEOUT.as_millis() as u64 - 1), None);
+    client.send("GET /");
+    assert_eq!(client.pass(head_timeout_ms), Some(Cut::Timeout));
+    client.settle();
+    assert_eq!(client.statuses(), [408]);
+    // From elsewhere a header is a request like any other, and a bad one.
+    for header in [
+        &b"PROXY TCP4 192.0.2.7 198.51.100.1 49152 80\r\n"[..],
+        b"PROXY UNKNOWN\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+    ] {
+        let mut client = Client::new();
+        client.send([header, get("/todos?limit=1").as_bytes()].concat());
+        assert_eq!((client.statuses(), client.machine.next()), (vec![400], Next::Linger), "{header:?}");
+    }
 }
 
 /// While writes are held one is not looked at, nor what stands behind it; whoever then goes on, this process or another,

@@ -73,6 +73,7 @@ pub fn site(versions: &[Version]) -> Site {
         rules: Arc::new(Rules {
             allowed_origins: &[],
             admin_elsewhere: false,
+            proxy_from: Vec::new(),
             limit_max: LIST_LIMIT_MAX,
             head_timeout_ms: HEAD_TIMEOUT.as_millis() as u64,
             body_timeout_ms: BODY_TIMEOUT.as_millis() as u64,
