@@ -1,13 +1,16 @@
 //! Connections come in: by this shard's own listener, or from the acceptor that hands each to the emptiest shard.
 
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::admission::purses::{Admitted, Refused};
 use crate::bridge::Moved;
-use crate::limits::{ACCEPTS_PER_ROUND, EXHAUSTED_WAIT_MS, ROOM_CANDIDATES};
+use crate::http::reject::{Envelope, Persistence, Reject};
+use crate::limits::{ACCEPTS_PER_ROUND, EXHAUSTED_WAIT_MS, REPLY_HEAD_BYTES_MAX, ROOM_CANDIDATES};
 use crate::shard::connection::serve;
 use crate::shard::deadlines::PeerKey;
 use crate::shard::io::{self, Listener};
@@ -57,13 +60,20 @@ fn take_queued(shard: &Rc<Shard>, listener: &Listener) -> bool {
 /// Takes an accepted socket into this shard.
 pub fn adopt(shard: &Rc<Shard>, socket: OwnedFd) {
     shard.counters.accepted.add(1);
+    let admitted = match shard.admit(&socket) {
+        Ok(admitted) => admitted,
+        Err(Some(refused)) => return shard.turn_away(&socket, refused),
+        // It has gone already.
+        Err(None) => return,
+    };
     if shard.counters.connections.get() >= shard.connections_max as u64 && !shard.make_room() {
         // Everybody is busy: the newcomer is closed at once rather than left to wait unseen.
         shard.counters.cut.add(1);
+        shard.forget(admitted);
         return;
     }
     shard.take_on();
-    io::spawn(serve(Rc::clone(shard), socket));
+    io::spawn(serve(Rc::clone(shard), socket, admitted));
 }
 
 /// Takes a connection from the process before this one, with what that has read of it and not looked at. It counts like any
@@ -74,14 +84,78 @@ pub fn adopt_moved(shard: &Rc<Shard>, moved: Moved) {
         shard.counters.cut.add(1);
         return;
     }
+    let admitted = shard.admit_moved(&moved.socket);
     shard.take_on();
     if !moved.input.is_empty() {
         shard.moved_input.borrow_mut().insert(moved.socket.as_raw_fd(), moved.input);
     }
-    io::spawn(serve(Rc::clone(shard), moved.socket));
+    io::spawn(serve(Rc::clone(shard), moved.socket, admitted));
 }
 
 impl Shard {
+    /// The one look-up of a connection: what its address may do. Nothing is asked where no address is limited.
+    ///
+    /// # Errors
+    /// It is not to be taken; `None` when it has gone already.
+    fn admit(&self, socket: &OwnedFd) -> Result<Admitted, Option<Refused>> {
+        if !self.site.borrow().purses.is_by_address() {
+            return Ok(Admitted::default());
+        }
+        self.admit_from(io::peer_address(socket).ok_or(None)?).map_err(Some)
+    }
+
+    /// The same for an address that is known: the place for another one than the socket's, such as a proxy names.
+    ///
+    /// # Errors
+    /// It is not to be taken.
+    fn admit_from(&self, address: IpAddr) -> Result<Admitted, Refused> {
+        let admitted = {
+            let mut site = self.site.borrow_mut();
+            let now_ms = site.now.tick_ms;
+            site.purses.admit(address, now_ms)
+        };
+        // More than the first share is on its way before the first request has been looked at.
+        self.report(false);
+        admitted
+    }
+
+    /// A connection of the process before this one is looked up again, and not refused.
+    fn admit_moved(&self, socket: &OwnedFd) -> Admitted {
+        let mut site = self.site.borrow_mut();
+        match io::peer_address(socket).filter(|_| site.purses.is_by_address()) {
+            Some(address) => {
+                let now_ms = site.now.tick_ms;
+                site.purses.admit_moved(address, now_ms)
+            }
+            None => Admitted::default(),
+        }
+    }
+
+    fn forget(&self, admitted: Admitted) {
+        self.site.borrow_mut().purses.release(admitted);
+    }
+
+    /// Says why in one write, and closes. No more is done for it: lingering would keep what it is refused.
+    #[cold]
+    fn turn_away(&self, socket: &OwnedFd, refused: Refused) {
+        let reject = match refused {
+            Refused::TooMany => Reject::ConnectionsTooMany,
+            Refused::TooFast => Reject::ConnectionsTooFast,
+        };
+        self.counters.rejected(reject);
+        let mut answer = Vec::with_capacity(REPLY_HEAD_BYTES_MAX);
+        let site = self.site.borrow();
+        let envelope = Envelope {
+            date: site.date.bytes(),
+            persistence: Persistence::Close,
+            head_only: false,
+            extra_fields: b"",
+            origin_lines: b"",
+        };
+        reject.write(&envelope, &mut answer);
+        io::say_and_end(socket, &answer);
+    }
+
     /// Returns when the process begins to go, or another one to take its place.
     async fn begins_to_go(&self) {
         poll_fn(|context| {

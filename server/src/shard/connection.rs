@@ -28,6 +28,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::admission::purses::Admitted;
 use crate::bridge::{Moved, Watcher};
 use crate::http::connection::{Deferred, Linger, Next};
 use crate::http::output::{Buffer, Held, Transfer};
@@ -42,16 +43,16 @@ use crate::snapshot::Walk;
 use crate::sys::{Direction, Gathered};
 
 /// Serves one socket to its end, or until another process goes on with it.
-pub async fn serve(shard: Rc<Shard>, socket: OwnedFd) {
+pub async fn serve(shard: Rc<Shard>, socket: OwnedFd, admitted: Admitted) {
     // The driver may refuse the registration when memory is short; the client sees a close, and the next is tried.
     let number = socket.as_raw_fd();
     let Ok(mut stream) = Stream::new(socket) else {
         shard.moved_input.borrow_mut().remove(&number);
         shard.counters.accept_exhausted.add(1);
-        shard.let_go();
+        shard.let_go(admitted);
         return;
     };
-    let peer = shard.register(stream.raw());
+    let peer = shard.register(stream.raw(), admitted);
     poll_fn(|context| {
         peer.waker.set(Some(context.waker().clone()));
         Poll::Ready(())
@@ -205,7 +206,8 @@ async fn advance(shard: &Rc<Shard>, peer: &Rc<Peer>, stream: &mut Stream, next: 
     match next {
         Next::Write => write(shard, peer, stream).await,
         Next::Resume => {
-            shard.decide(|site| peer.machine.borrow_mut().resume(site));
+            let purse = peer.admitted.requests();
+            shard.decide(|site| site.within(purse, |site| peer.machine.borrow_mut().resume(site)));
             true
         }
         _ => wait(shard, peer, stream).await,
@@ -227,7 +229,7 @@ fn received(shard: &Shard, peer: &Peer, bytes: &[u8]) {
         site.counters.reads.add(1);
         site.counters.read_bytes.add(bytes.len() as u64);
         shard.sampling.begin(peer.key, shard.clocks.tick_us);
-        machine.receive(bytes, site);
+        site.within(peer.admitted.requests(), |site| machine.receive(bytes, site));
     });
 }
 
@@ -374,7 +376,7 @@ mod tests {
     /// together no more than a KiB.
     #[test]
     fn an_idle_connection_is_small() {
-        fn future_bytes<F: Future>(_: fn(Rc<Shard>, OwnedFd) -> F) -> usize {
+        fn future_bytes<F: Future>(_: fn(Rc<Shard>, OwnedFd, Admitted) -> F) -> usize {
             size_of::<F>()
         }
         let (task, peer) = (future_bytes(serve), size_of::<Peer>());

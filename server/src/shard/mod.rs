@@ -28,6 +28,8 @@ use std::task::Waker;
 use slab::Slab;
 use todo_proto::id::IdSource;
 
+use crate::admission::purses::{Admitted, Purses};
+use crate::admission::{Grant, Limits};
 use crate::bridge::{FromControl, Moves, Settled, Ticket, ToControl};
 use crate::counters::ShardCounters;
 use crate::http::bearer::Keys;
@@ -65,6 +67,8 @@ pub struct ShardStart {
     pub from_control: FromControl,
     /// What it counts.
     pub counters: Arc<ShardCounters>,
+    /// What addresses and subjects may do.
+    pub limits: Arc<Limits>,
     /// The clocks: monotonic and Unix.
     pub clocks: Clocks,
 }
@@ -148,6 +152,8 @@ pub struct Peer {
     armed_ms: Cell<u64>,
     /// It is being cut: its close is a reset.
     is_reset: Cell<bool>,
+    /// What its address may do, looked up when it was taken.
+    admitted: Admitted,
 }
 
 /// Runs a shard on the calling thread until it has drained.
@@ -178,6 +184,9 @@ async fn serve(start: ShardStart) -> std::io::Result<()> {
         holds_writes: false,
         counters: Arc::clone(&start.counters),
         input_bytes: 0,
+        purses: Purses::new(start.limits),
+        requests_left: u32::MAX,
+        requests_refused: 0,
     };
     let shard = Rc::new(Shard {
         site: RefCell::new(site),
@@ -229,6 +238,8 @@ async fn follow(shard: &Rc<Shard>, mut from_control: FromControl) -> std::io::Re
             Message::HoldWrites(settled) => shard.hold_writes(settled),
             Message::ResumeWrites => shard.resume_writes(),
             Message::MoveOn(moves) => shard.move_on(moves),
+            Message::Grants(grants) => shard.take_grants(&grants),
+            Message::Shared(keys) => shard.decide(|site| site.purses.share(&keys)),
             Message::Settings(rules, keys) => shard.change_settings(rules, keys),
             Message::NoMoreCome => shard.release(),
             Message::Drain => shard.drain(),
@@ -260,7 +271,7 @@ impl Shard {
         peers.get(key.index as usize).filter(|peer| peer.key == key).cloned()
     }
 
-    fn register(&self, socket: i32) -> Rc<Peer> {
+    fn register(&self, socket: i32, admitted: Admitted) -> Rc<Peer> {
         let now_ms = self.site.borrow().now.tick_ms;
         let mut peers = self.peers.borrow_mut();
         let entry = peers.vacant_entry();
@@ -276,6 +287,7 @@ impl Shard {
             active_ms: Cell::new(now_ms),
             armed_ms: Cell::new(u64::MAX),
             is_reset: Cell::new(false),
+            admitted,
         });
         entry.insert(Rc::clone(&peer));
         peer
@@ -288,7 +300,7 @@ impl Shard {
         // It holds the task that holds the peer.
         peer.waker.take();
         peer.machine.borrow_mut().release(&mut self.site.borrow_mut());
-        self.let_go();
+        self.let_go(peer.admitted);
     }
 
     /// One connection more. Counted when it is taken and not when its task has begun: a burst would pass the bound, and
@@ -299,7 +311,8 @@ impl Shard {
     }
 
     /// One connection fewer.
-    fn let_go(&self) {
+    fn let_go(&self, admitted: Admitted) {
+        self.site.borrow_mut().purses.release(admitted);
         self.counters.connections.set(self.counters.connections.get() - 1);
         self.has_ended();
     }
@@ -362,6 +375,24 @@ impl Shard {
         if !self.released.replace(true) {
             self.has_ended();
         }
+    }
+
+    /// Tells the control plane what was spent: on a tick, or because somebody new has come.
+    fn report(&self, is_tick: bool) {
+        let report = {
+            let mut site = self.site.borrow_mut();
+            let now_ms = site.now.tick_ms;
+            site.purses.report(now_ms, is_tick)
+        };
+        if let Some(report) = report {
+            self.to_control.report(self.index, report);
+        }
+    }
+
+    fn take_grants(&self, grants: &[Grant]) {
+        self.site.borrow_mut().purses.settle(grants);
+        // Whoever came meanwhile.
+        self.report(false);
     }
 
     /// What heads mean depends on the rules, so none is known any more. A deadline that was shortened counts when its

@@ -12,6 +12,8 @@
     reason = "tests ask clocks, wait between looks, and say what they saw"
 )]
 
+#[cfg(target_os = "linux")]
+mod admission;
 mod api;
 mod backpressure;
 mod closing;

@@ -21,7 +21,9 @@
 //!    One refused at the door keeps its place in the group, so answers stay in request order.
 //! 4. The body of a refused request is read and dropped up to a bound, else the connection closes: no byte of a body is
 //!    ever taken for a request.
-//! 5. After the last answer the connection lingers (RFC 9112 9.6), so that no reset destroys what was sent.
+//! 5. Who may have so many requests and no more is answered those; each behind them is 429, in its place. A run of equal
+//!    heads costs one subtraction.
+//! 6. After the last answer the connection lingers (RFC 9112 9.6), so that no reset destroys what was sent.
 
 mod admit;
 mod answers;

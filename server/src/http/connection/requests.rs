@@ -60,7 +60,8 @@ impl Connection {
     /// Answers what begins with the head that this connection sent last; how many bytes that was.
     fn answer_known(&mut self, rest: &[u8], site: &mut Site) -> Option<usize> {
         let known = site.known.get_mut(self.known)?;
-        let times = known.repeats(rest, KNOWN_REPEATS_MAX);
+        // Who may have no more is answered below, one by one.
+        let times = known.repeats(rest, KNOWN_REPEATS_MAX.min(site.requests_left as usize));
         if times == 0 {
             return None;
         }
@@ -81,6 +82,7 @@ impl Connection {
                 self.answer_query(query, Form::PLAIN, None, site);
                 answered += 1;
             }
+            site.requests_left -= answered as u32;
             return Some(answered * head_bytes);
         };
         // At least one, else the largest answer could never leave; then as many as the turn has room for.
@@ -91,6 +93,7 @@ impl Connection {
             self.output.push_shared(&ready.buffer, 0, copies * ready.response_bytes, &site.pool);
             left -= copies;
         }
+        site.requests_left -= times as u32;
         site.counters.answered(RouteKind::of_query(query), 200, times as u64);
         Some(times * head_bytes)
     }
@@ -115,6 +118,7 @@ impl Connection {
         if let Some(index) = site.known.find(bytes, hash)
             && self.group.is_none()
             && !site.draining
+            && site.requests_left > 0
         {
             self.known = Some(index);
             self.last_head_hash = hash;
@@ -139,6 +143,13 @@ impl Connection {
         }
         *at += end;
         let form = self.form_of(&head, rest.len() - end, site);
+        if !site.take_request() {
+            let form = if is_unreadable(&head) { form.closing() } else { form };
+            let kind = routed.map_or(RouteKind::Other, RouteKind::of);
+            self.refuse(Reject::RequestsTooMany, form, kind, site);
+            self.discard_body(&head, site);
+            return Step::Continue;
+        }
         if let Ok(route) = routed
             && is_write(route)
         {

@@ -42,6 +42,14 @@ impl Client {
         Client::from_stream(TcpStream::connect_timeout(&address, PATIENCE).expect("the server accepts"))
     }
 
+    /// Connects from `source`, an address of this machine.
+    pub fn connect_from(source: [u8; 4], address: SocketAddr) -> Client {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from((source, 0)).into()).expect("an address of the loopback network");
+        socket.connect_timeout(&address.into(), PATIENCE).expect("the server accepts");
+        Client::from_stream(socket.into())
+    }
+
     /// Connects with a receive buffer of about `bytes`: the kernel takes little ahead of what is read.
     pub fn with_receive_buffer(address: SocketAddr, bytes: usize) -> Client {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");

@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use todo_proto::id::{IdSource, ItemId};
 
+use crate::admission::purses::Purses;
 use crate::counters::ShardCounters;
 use crate::http::bearer::Keys;
 use crate::http::date::HttpDate;
@@ -83,6 +84,9 @@ pub fn site(versions: &[Version]) -> Site {
         holds_writes: false,
         counters: Arc::new(ShardCounters::default()),
         input_bytes: 0,
+        purses: Purses::default(),
+        requests_left: u32::MAX,
+        requests_refused: 0,
     }
 }
 
