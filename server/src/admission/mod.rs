@@ -12,7 +12,10 @@
 //! least one; all of it for one shard):
 //! - In any `t` seconds no more than `rate * t + burst + (n - 1) * f` is spent, so at most one and a half bursts beside
 //!   the rate. With one shard nothing is added. Of connections `burst` is how many there may be, and the rate is 0.
-//! - Who is on several shards may be refused on one while up to `f` lies unused on each other one.
+//! - Until the control plane has answered for the first time, well under a millisecond where nothing holds it up, a shard
+//!   has only `f`: at one instant out of nothing that is half of the burst, all shards together.
+//! - Who is on several shards may be refused on one while up to `f` lies unused on each other one. What comes back with time
+//!   goes to the shard that spends it.
 //! - A purse or an account is forgotten only when the bucket is full: who comes back finds what he would have had. Where
 //!   no more can be kept, newcomers share one purse.
 //!

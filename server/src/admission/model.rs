@@ -289,7 +289,7 @@ fn who_comes_back_has_what_he_would_have_had() {
 
 #[test]
 fn who_finds_no_place_shares_one_purse() {
-    let limits = limits(Kind::Begun, allowance(1, 2, 1));
+    let limits = limits(Kind::Begun, allowance(100, 2, 1));
     let mut world = World::new(&limits, 1, 11);
     let one = |index: usize| IpAddr::from((u128::from(0x2001_0db8_u32) << 96 | (index as u128) << 64).to_be_bytes());
     for index in 0..PURSES_MAX {
@@ -299,7 +299,7 @@ fn who_finds_no_place_shares_one_purse() {
     assert_eq!(late, 2, "together what one has");
     assert_eq!((world.shards[0].count(), world.shards[0].overflows()), (PURSES_MAX + 1, 100));
     assert!(world.admit(0, one(7)).is_ok(), "who was there before is counted alone");
-    world.come_to_rest(2_000 + 2 * PURSES_FORGET_EVERY_MS);
+    world.come_to_rest(3 * PURSES_FORGET_EVERY_MS);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use slab::Slab;
@@ -11,9 +12,21 @@ use super::address::{is_in, number};
 use super::{Allowance, Entry, Grant, Key, Kind, Limits, Who};
 use crate::limits::{PURSES_FORGET_EVERY_MS, PURSES_MAX};
 
-/// A purse by its number in the table. It stays there while a connection keeps it.
+/// A purse by its number in the table, from 1: a connection keeps two of these, or none, in eight bytes. The purse stays there
+/// while one does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PurseId(u32);
+pub struct PurseId(NonZeroU32);
+
+impl PurseId {
+    fn of(index: usize) -> PurseId {
+        let number = u32::try_from(index + 1).ok().and_then(NonZeroU32::new);
+        PurseId(number.expect("there are fewer"))
+    }
+
+    fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
 
 /// What a connection keeps of its look-up. Not `Drop`: [`Purses::release`] gives it back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -142,7 +155,7 @@ impl Purses {
     /// A connection has ended.
     pub fn release(&mut self, admitted: Admitted) {
         for id in [admitted.open, admitted.requests].into_iter().flatten() {
-            self.purses[id.0 as usize].holders -= 1;
+            self.purses[id.index()].holders -= 1;
         }
         if let Some(open) = admitted.open {
             self.spend(open, -1, 0);
@@ -151,12 +164,12 @@ impl Purses {
 
     /// Requests that the connection may make now.
     pub fn requests_left(&self, id: PurseId) -> u32 {
-        u32::try_from(self.purses[id.0 as usize].tokens.max(0)).unwrap_or(u32::MAX)
+        u32::try_from(self.purses[id.index()].tokens.max(0)).unwrap_or(u32::MAX)
     }
 
     /// Takes `spent` tokens out; `refused` more were asked for.
     pub fn spend(&mut self, id: PurseId, spent: i64, refused: i64) {
-        let purse = &mut self.purses[id.0 as usize];
+        let purse = &mut self.purses[id.index()];
         purse.tokens -= spent;
         purse.spent += spent;
         purse.demand += spent.max(0) + refused;
@@ -182,7 +195,7 @@ impl Purses {
         let mut report = Vec::with_capacity(self.listed.len());
         // Drained, so that its memory stays: a read that lists its purse allocates nothing.
         for id in self.listed.drain(..) {
-            let purse = &mut self.purses[id.0 as usize];
+            let purse = &mut self.purses[id.index()];
             purse.is_listed = false;
             let Some(allowance) = self.limits.of(purse.key.kind) else { continue };
             let target = purse.target(allowance);
@@ -208,13 +221,13 @@ impl Purses {
         for grant in grants {
             let Some(&id) = self.by_key.get(&grant.key) else { continue };
             let Some(allowance) = self.limits.of(grant.key.kind).copied() else { continue };
-            let purse = &mut self.purses[id.0 as usize];
+            let purse = &mut self.purses[id.index()];
             purse.tokens += grant.tokens;
             if grant.is_forgotten {
                 // What has happened meanwhile was in the purse that is forgotten: it is a new one.
                 if purse.holders == 0 && purse.spent == 0 && !purse.is_listed {
                     self.by_key.remove(&grant.key);
-                    self.purses.remove(id.0 as usize);
+                    self.purses.remove(id.index());
                     continue;
                 }
                 purse.first = purse.tokens + purse.spent;
@@ -233,7 +246,7 @@ impl Purses {
     pub fn share(&mut self, keys: &[Key]) {
         for key in keys {
             if let Some(&id) = self.by_key.get(key) {
-                self.purses[id.0 as usize].is_shared = true;
+                self.purses[id.index()].is_shared = true;
                 self.list(id);
             }
         }
@@ -275,7 +288,7 @@ impl Purses {
             told_ms: 0,
             is_shared: false,
         };
-        let id = PurseId(u32::try_from(self.purses.insert(purse)).expect("there are fewer"));
+        let id = PurseId::of(self.purses.insert(purse));
         self.by_key.insert(key, id);
         self.list(id);
         self.is_urgent = true;
@@ -283,20 +296,20 @@ impl Purses {
     }
 
     fn take_one(&mut self, id: PurseId) -> bool {
-        let is_there = self.purses[id.0 as usize].tokens > 0;
+        let is_there = self.purses[id.index()].tokens > 0;
         self.spend(id, i64::from(is_there), i64::from(!is_there));
         is_there
     }
 
     fn keep(&mut self, admitted: Admitted) -> Admitted {
         for id in [admitted.open, admitted.requests].into_iter().flatten() {
-            self.purses[id.0 as usize].holders += 1;
+            self.purses[id.index()].holders += 1;
         }
         admitted
     }
 
     fn list(&mut self, id: PurseId) {
-        let purse = &mut self.purses[id.0 as usize];
+        let purse = &mut self.purses[id.index()];
         if !purse.is_listed {
             purse.is_listed = true;
             self.listed.push(id);
