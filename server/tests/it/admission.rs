@@ -162,7 +162,7 @@ fn two_shards_together_keep_the_number_of_connections() {
 fn an_address_opens_so_many_connections_a_second() {
     let server = one_shard().flag("--new-connections-per-second", 1).flag("--limit-burst-seconds", 5).start();
     let begun = Instant::now();
-    let mut try_one = || {
+    let try_one = || {
         let mut client = Client::connect_from(LIMITED, server.address);
         if client.try_send(&list())
             && let Some(response) = client.try_response()
