@@ -4,6 +4,7 @@
 //! control -> shard   a newer snapshot: a slot per shard that is looked at between batches, no wake-up
 //!                    outcomes of writes, answers to rare reads: one message per shard and commit
 //! shard -> control   groups of writes, straight into the log's bounded queue; rare reads and pages
+//!                    what limited addresses and subjects have spent: one report in flight a shard
 //! ```
 //!
 //! Nothing else crosses. Every way is bounded: writes in number and bytes by the log's queue, requests in number by
@@ -22,6 +23,7 @@ use todo_worker::traits::Outcome;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::admission::{Entry, Grant, Key};
 use crate::control::gate::Gate;
 use crate::http::bearer::Keys;
 use crate::http::connection::{Deferred, DeferredAnswer, Page, WriteOutcome};
@@ -64,6 +66,10 @@ pub enum Message {
     ResumeWrites,
     /// Another process goes on: accept nothing more, and pass connections on, each as soon as nothing is owed.
     MoveOn(Moves),
+    /// The answer to a report: what may be spent.
+    Grants(Vec<Grant>),
+    /// Others spend for these too.
+    Shared(Vec<Key>),
     /// Other deadlines, bounds and keys from here on.
     Settings(Arc<Rules>, Arc<Keys>),
     /// The acceptor has ended: no more connections come.
@@ -240,6 +246,7 @@ pub struct ToControl {
     slot: Arc<SnapshotSlot>,
     writes: Writes,
     requests: mpsc::Sender<(Ticket, Request)>,
+    reports: mpsc::UnboundedSender<(u16, Vec<Entry>)>,
     watching: Watching,
 }
 
@@ -259,12 +266,17 @@ pub struct ToShard {
 /// The control plane's end of what shards ask it.
 pub type Requests = mpsc::Receiver<(Ticket, Request)>;
 
+/// What shards report of limits, with the shard's number; one in flight a shard.
+pub type Reports = mpsc::UnboundedReceiver<(u16, Vec<Entry>)>;
+
 /// The two ends of every shard, and what shards ask.
 pub struct Bridge {
     /// Each shard's own ends.
     pub shards: Vec<(ToControl, FromControl)>,
     /// What shards ask.
     pub requests: Requests,
+    /// What they report.
+    pub reports: Reports,
 }
 
 /// The ways back, which must exist before the log whose outcomes take them.
@@ -293,12 +305,14 @@ impl WaysBack {
     /// Completes the bridge with the log.
     pub fn with_log(self, writes: &Writes, watching: &Watching) -> Bridge {
         let (sender, requests) = mpsc::channel(CONTROL_REQUESTS_MAX);
+        let (reporter, reports) = mpsc::unbounded_channel();
         let ends = self.to_shards.iter().zip(self.from_control).map(|(to_shard, from_control)| {
             let slot = Arc::clone(&to_shard.slot);
             let (writes, requests, watching) = (writes.clone(), sender.clone(), watching.clone());
-            (ToControl { slot, writes, requests, watching }, from_control)
+            let reports = reporter.clone();
+            (ToControl { slot, writes, requests, reports, watching }, from_control)
         });
-        Bridge { shards: ends.collect(), requests }
+        Bridge { shards: ends.collect(), requests, reports }
     }
 }
 
@@ -413,6 +427,12 @@ impl ToControl {
     pub fn hand_over(&self, watcher: Watcher) {
         // Without a control plane the process is at its end, and the connection too.
         let _ = self.watching.watchers.send(watcher);
+    }
+
+    /// Tells what limited addresses and subjects have spent. The answer is a [`Message::Grants`].
+    pub fn report(&self, shard: u16, report: Vec<Entry>) {
+        // Without a control plane the process is at its end; what shards have is what is left to spend.
+        let _ = self.reports.send((shard, report));
     }
 
     fn ask(&self, ticket: Ticket, request: Request) -> Result<(), Reject> {

@@ -101,8 +101,8 @@ impl RouteKind {
 }
 
 /// Statuses that this server gives, in the order of their counters.
-pub const STATUSES: [u16; 19] =
-    [200, 202, 204, 304, 400, 401, 404, 405, 408, 412, 413, 414, 415, 417, 431, 500, 501, 503, 505];
+pub const STATUSES: [u16; 20] =
+    [200, 202, 204, 304, 400, 401, 404, 405, 408, 412, 413, 414, 415, 417, 429, 431, 500, 501, 503, 505];
 
 /// Everything that one shard counts.
 #[derive(Debug)]
@@ -150,6 +150,10 @@ pub struct ShardCounters {
     pub rounds: Latencies,
     /// Connections that read into a buffer of their own.
     pub busy: Count,
+    /// Addresses and subjects whose limits are kept.
+    pub purses: Count,
+    /// Times that there was no place for another one, which shares one with others.
+    pub purse_overflows: Count,
     /// Deferred groups handed over.
     pub deferred: Count,
     /// Deferred groups turned away because the queue was full.
@@ -183,6 +187,8 @@ impl Default for ShardCounters {
             batches: Latencies::default(),
             rounds: Latencies::default(),
             busy: Count::default(),
+            purses: Count::default(),
+            purse_overflows: Count::default(),
             deferred: Count::default(),
             queue_full: Count::default(),
             access_dropped: Count::default(),

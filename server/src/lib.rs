@@ -6,6 +6,7 @@
 //! shard/       the data plane: waits, moves bytes   one runtime, one listener, one state per core
 //!   http/      what the bytes mean                  pure: the parser, the connection machine, answers
 //!   snapshot/  what there is to send                pure: pages, slices, ready-made responses
+//! admission/   pure: who may do how much           addresses, buckets, their shares on shards
 //! bridge       where data and control plane meet
 //! control/     the control plane                    feed, reads below the floor, pages, signals
 //! check        `check`: settings, facts, problems
@@ -19,6 +20,7 @@
 //! [`snapshot::response`], write. A write is one line: [`http::connection`], [`bridge`], log, apply, store, feed,
 //! [`control::feed`], shard.
 
+pub mod admission;
 pub mod bridge;
 pub mod check;
 pub mod clock;

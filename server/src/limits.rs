@@ -212,6 +212,21 @@ pub const DESCRIPTORS_RESERVED: usize = 64;
 /// Shards that a process can have.
 pub const SHARDS_MAX: usize = 1024;
 
+// ---- limits of addresses and subjects ----
+
+/// Purses of a shard: addresses and subjects that it keeps count of, some 150 bytes each. Beyond it newcomers share one.
+pub const PURSES_MAX: usize = 65_536;
+/// How often it is looked which purses can be forgotten.
+pub const PURSES_FORGET_EVERY_MS: u64 = 1_000;
+/// Default of `LIMIT_BURST_SECONDS`.
+pub const LIMIT_BURST_SECONDS_DEFAULT: u32 = 5;
+/// The most that a limit may be set to: with the longest burst its thousandths fit 63 bits by far.
+pub const LIMIT_MAX_PER_SECOND: u32 = 10_000_000;
+/// The longest burst that may be set.
+pub const LIMIT_BURST_SECONDS_MAX: u32 = 400;
+
+const _: () = assert!((LIMIT_MAX_PER_SECOND as u64) * (LIMIT_BURST_SECONDS_MAX as u64) < u32::MAX as u64);
+
 // ---- process ----
 
 /// Default of `REFRESH_MS`.

@@ -38,7 +38,7 @@ use crate::control::handover::take::{Predecessor, TakeError};
 use crate::control::pages::{FeedMetrics, Pages, Sources, WriteMetrics};
 use crate::control::serving::Serving;
 use crate::control::watching::Watch;
-use crate::control::{self, ControlError, ControlStart, Work, acceptor, admin, service};
+use crate::control::{self, ControlError, ControlStart, Work, acceptor, admin, granting, service};
 use crate::counters::ShardCounters;
 use crate::http::bearer::Keys;
 use crate::http::site::Rules;
@@ -352,6 +352,10 @@ impl Process<'_> {
         };
         let (watching, watchers) = Watching::new(DASHBOARD_STREAMS_MAX);
         let bridge = ways_back.with_log(&writes, &watching);
+        let limits = Arc::new(self.settings.limits(shards_count, clocks.tick_ms(), predecessor.is_some()));
+        if limits.is_any() {
+            runtime.spawn(granting::run(Arc::clone(&limits), bridge.reports, to_shards.clone(), clocks));
+        }
         let draining = Arc::new(AtomicBool::new(false));
         let (closing, leaving) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let duplicates =
@@ -433,6 +437,7 @@ impl Process<'_> {
                 connections_max: self.connections_max,
                 files_max: self.files_max,
                 rules: Arc::clone(&rules),
+                limits: Arc::clone(&limits),
                 keys: Arc::clone(&self.keys),
                 to_control,
                 from_control,

@@ -3,21 +3,23 @@
 #![expect(clippy::doc_markdown, reason = "these comments are help texts, read in a terminal")]
 
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-
 use ipnet::IpNet;
 use todo_worker::settings::{Connections, Secret, secret};
 
+use crate::admission::address::parse_network;
+use crate::admission::{Allowance, Kind, Limits};
 use crate::control::access_log::Destination;
 use crate::http::bearer::{Keys, NamedSecret};
 use crate::http::cors::AllowedOrigin;
 use crate::limits::{
-    ACCESS_LOG_SAMPLE_DEFAULT, BODY_TIMEOUT, DRAIN_TIMEOUT_MS_DEFAULT, HEAD_TIMEOUT, IDLE_TIMEOUT, LIST_LIMIT_MAX,
-    PROGRESS_TIMEOUT, REFRESH_MS_DEFAULT, SECRET_BYTES_MIN, SHARDS_MAX, SNAPSHOT_BYTES_MAX_DEFAULT, SNAPSHOT_BYTES_MIN,
+    ACCESS_LOG_SAMPLE_DEFAULT, BODY_TIMEOUT, DRAIN_TIMEOUT_MS_DEFAULT, HEAD_TIMEOUT, IDLE_TIMEOUT,
+    LIMIT_BURST_SECONDS_DEFAULT, LIMIT_BURST_SECONDS_MAX, LIMIT_MAX_PER_SECOND, LIST_LIMIT_MAX, PROGRESS_TIMEOUT,
+    REFRESH_MS_DEFAULT, SECRET_BYTES_MIN, SHARDS_MAX, SNAPSHOT_BYTES_MAX_DEFAULT, SNAPSHOT_BYTES_MIN,
     SNAPSHOT_TODOS_MAX_DEFAULT,
 };
 
@@ -304,6 +306,30 @@ pub struct Settings {
     #[arg(long, env, global = true, default_value_t = PROGRESS_TIMEOUT.as_millis() as u64, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
     pub progress_timeout_ms: u64,
 
+    /// Connections that one address may have open, all shards together; 0 is no limit. An IPv6 address is its /64
+    #[arg(long, env, global = true, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(LIMIT_MAX_PER_SECOND)))]
+    pub connections_per_address: u32,
+
+    /// Connections that one address may open in a second; 0 is no limit
+    #[arg(long, env, global = true, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(LIMIT_MAX_PER_SECOND)))]
+    pub new_connections_per_second: u32,
+
+    /// Requests that one address may make in a second; 0 is no limit
+    #[arg(long, env, global = true, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(LIMIT_MAX_PER_SECOND)))]
+    pub requests_per_second: u32,
+
+    /// Writes that one `sub` may make in a second, from wherever; 0 is no limit
+    #[arg(long, env, global = true, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(LIMIT_MAX_PER_SECOND)))]
+    pub writes_per_second_per_subject: u32,
+
+    /// Seconds for which an unused limit is saved up, to be spent at once
+    #[arg(long, env, global = true, default_value_t = LIMIT_BURST_SECONDS_DEFAULT, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=i64::from(LIMIT_BURST_SECONDS_MAX)))]
+    pub limit_burst_seconds: u32,
+
+    /// Networks whose connections and requests are not limited, such as 10.0.0.0/8, several with commas [default: none]
+    #[arg(long, env, global = true, value_delimiter = ',', value_name = "NETWORK", value_parser = parse_network)]
+    pub trusted_networks: Vec<IpNet>,
+
     /// Time for connections and writes to end at SIGTERM, in milliseconds
     #[arg(long, env, global = true, default_value_t = DRAIN_TIMEOUT_MS_DEFAULT, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=3_600_000))]
     pub drain_timeout_ms: u64,
@@ -442,6 +468,30 @@ impl Settings {
         (!networks.is_empty()).then(|| format!("a PROXY header begins every connection from {}", networks.join(", ")))
     }
 
+    /// What addresses and subjects may do on so many shards, from `begun_ms` on: with full buckets, or, in the place of
+    /// another process, with those of one second.
+    pub fn limits(&self, shards_count: usize, begun_ms: u64, is_successor: bool) -> Limits {
+        let shards_count = u16::try_from(shards_count).expect("SHARDS_MAX is less");
+        let rate = |per_second: u32| {
+            // What lies on other shards is never all of it.
+            let burst = (per_second * self.limit_burst_seconds).max(u32::from(shards_count));
+            let at_begin = if is_successor { per_second.min(burst) } else { burst };
+            (per_second > 0).then_some(Allowance { per_second, burst, at_begin, begun_ms, shards_count })
+        };
+        let burst = self.connections_per_address;
+        let open = Allowance { per_second: 0, burst, at_begin: burst, begun_ms, shards_count };
+        let mut limits = Limits {
+            trusted: self.trusted_networks.clone(),
+            subject_keys: (fastrand::u64(..), fastrand::u64(..)),
+            ..Limits::default()
+        };
+        limits.allowances[Kind::Open as usize] = (burst > 0).then_some(open);
+        limits.allowances[Kind::Begun as usize] = rate(self.new_connections_per_second);
+        limits.allowances[Kind::Requests as usize] = rate(self.requests_per_second);
+        limits.allowances[Kind::Writes as usize] = rate(self.writes_per_second_per_subject);
+        limits
+    }
+
     /// Where a server on `port` hears commands: beside its data file, or by its port in `RUN_DIR`; in a cluster, where there
     /// is no file, in the temporary directory.
     pub fn command_socket(&self, port: u16) -> PathBuf {
@@ -524,21 +574,6 @@ fn random_hex() -> std::io::Result<Vec<u8>> {
     Ok(random.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect())
 }
 
-/// A network, or one address. The library would take 010.0.0.0, of which nobody can say whether it is 8 or 10; bits behind
-/// the prefix are a slip of the pen, and nobody can say of which kind.
-fn parse_network(text: &str) -> Result<IpNet, String> {
-    let wrong = || "it is no network, such as 10.0.0.0/8 or fd00::/8, and no address".to_owned();
-    let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
-    let address: IpAddr = address.parse().map_err(|_| wrong())?;
-    let Some(prefix) = prefix else { return Ok(address.into()) };
-    let bits = prefix.parse().ok().filter(|bits: &u8| bits.to_string() == prefix).ok_or_else(wrong)?;
-    let network = IpNet::new(address, bits).map_err(|_| wrong())?;
-    if network.addr() != network.network() {
-        return Err(format!("it has bits behind its prefix: is {} meant?", network.trunc()));
-    }
-    Ok(network)
-}
-
 /// Seconds of a duration such as `90s`, `30m`, `24h`, `7d`.
 fn parse_ttl(text: &str) -> Result<u64, String> {
     let remedy = || format!("`{text}` is not a duration: write a whole number and s, m, h or d, such as 24h");
@@ -562,21 +597,6 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         CommandLine::command().debug_assert();
-    }
-
-    #[test]
-    fn networks_are_exact() {
-        for (text, network) in
-            [("10.0.0.0/8", "10.0.0.0/8"), ("::/0", "::/0"), ("192.0.2.7", "192.0.2.7/32"), ("::1", "::1/128")]
-        {
-            assert_eq!(parse_network(text).map(|network| network.to_string()), Ok(network.to_owned()));
-        }
-        for text in
-            ["", "10.0.0.0/33", "10.0.0.0/", "10.0.0/8", "010.0.0.0/8", "10.0.0.0/+8", "localhost", "10.0.0.0/8 "]
-        {
-            assert!(parse_network(text).is_err_and(|why| why.contains("no network")), "{text}");
-        }
-        assert!(parse_network("10.0.0.1/8").is_err_and(|why| why.ends_with("is 10.0.0.0/8 meant?")));
     }
 
     #[test]
@@ -621,6 +641,30 @@ mod tests {
         let mode = std::fs::metadata(&path).expect("it is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(folder.path()).expect("readable").count(), 1, "nothing else is left behind");
+    }
+
+    #[test]
+    fn limits_follow_the_settings() {
+        let limits = |arguments: &[&str], shards_count, is_successor| {
+            let line = CommandLine::parse_from(["todo-server"].iter().chain(arguments));
+            line.settings.limits(shards_count, 5, is_successor)
+        };
+        assert!(!limits(&[], 8, false).is_any(), "off unless set");
+        let set = ["--requests-per-second=10", "--limit-burst-seconds=3", "--connections-per-address=4"];
+        let fresh = limits(&set, 2, false);
+        let requests = Allowance { per_second: 10, burst: 30, at_begin: 30, begun_ms: 5, shards_count: 2 };
+        assert_eq!(fresh.of(Kind::Requests), Some(&requests));
+        let open = Allowance { per_second: 0, burst: 4, at_begin: 4, begun_ms: 5, shards_count: 2 };
+        assert_eq!(fresh.of(Kind::Open), Some(&open));
+        assert!(fresh.of(Kind::Begun).is_none() && fresh.of(Kind::Writes).is_none());
+        let successor = limits(&set, 2, true);
+        assert_eq!(successor.of(Kind::Requests), Some(&Allowance { at_begin: 10, ..requests }));
+        assert_eq!(successor.of(Kind::Open), Some(&open), "moved connections are counted, so nothing is missing");
+        let few = limits(&["--new-connections-per-second=1", "--limit-burst-seconds=1"], 8, false);
+        assert_eq!(few.of(Kind::Begun).map(|begun| begun.burst), Some(8), "one for each shard");
+        let trusted = ["--trusted-networks=10.0.0.0/8,fd00::/8"];
+        assert_eq!(limits(&trusted, 1, false).trusted.len(), 2);
+        assert!(CommandLine::try_parse_from(["todo-server", "--trusted-networks=10.0.0.1/8"]).is_err());
     }
 
     #[test]

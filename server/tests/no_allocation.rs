@@ -9,6 +9,9 @@ use std::sync::Arc;
 
 use rtrb::RingBuffer;
 use todo_proto::id::{IdSource, ItemId};
+use todo_server::admission::ledger::Ledger;
+use todo_server::admission::purses::{PurseId, Purses};
+use todo_server::admission::{Allowance, Kind, Limits};
 use todo_server::counters::ShardCounters;
 use todo_server::http::access::{Access, Record};
 use todo_server::http::bearer::Keys;
@@ -86,6 +89,22 @@ fn the_allocator_counts() {
 
 #[test]
 fn cached_reads_allocate_nothing() {
+    check_reads(site, None);
+}
+
+/// With a limit of requests that none of them reaches, and between two rounds what a shard's tick does.
+#[test]
+fn cached_reads_within_limits_allocate_nothing() {
+    let allowance =
+        Allowance { per_second: 1_000_000, burst: 50_000_000, at_begin: 50_000_000, begun_ms: 0, shards_count: 2 };
+    let mut limits = Limits::default();
+    limits.allowances[Kind::Requests as usize] = Some(allowance);
+    let limits = Arc::new(limits);
+    let limited = || Site { purses: Purses::new(Arc::clone(&limits)), ..site() };
+    check_reads(limited, Some(&limits));
+}
+
+fn check_reads(site: impl Fn() -> Site, limits: Option<&Arc<Limits>>) {
     let list = |limit: u32| format!("GET /todos?limit={limit} HTTP/1.1\r\nHost: localhost:8080\r\n\r\n");
     let item = format!("GET /todos/{} HTTP/1.1\r\nHost: localhost:8080\r\n\r\n", id(3));
     let head = "HEAD /todos?limit=10 HTTP/1.1\r\nHost: localhost:8080\r\n\r\n".to_owned();
@@ -119,15 +138,20 @@ fn cached_reads_allocate_nothing() {
             site.access.set_client(0, "192.0.2.1:4711".parse().ok());
         }
         let mut machine = Connection::new(site.now.tick_ms, 0);
+        let mut ledger = limits.map(|limits| Ledger::new(Arc::clone(limits)));
+        let admitted = site.purses.admit([192, 0, 2, 1].into(), site.now.tick_ms).expect("connections are not limited");
+        let purse = admitted.requests();
+        assert_eq!(purse.is_some(), limits.is_some());
         // Heads become known, responses ready, buffers come into the pool.
-        let warm = bytes_of(&mut machine, batch.as_bytes(), &mut site);
+        let warm = bytes_of(&mut machine, batch.as_bytes(), &mut site, purse);
         for _ in 0..3 {
-            assert_eq!(bytes_of(&mut machine, batch.as_bytes(), &mut site), warm, "{name}");
+            assert_eq!(bytes_of(&mut machine, batch.as_bytes(), &mut site, purse), warm, "{name}");
+            tick(&mut site, ledger.as_mut());
         }
         let mut bytes = 0;
         let count = counted(|| {
             for _ in 0..3 {
-                bytes += bytes_of(&mut machine, batch.as_bytes(), &mut site);
+                bytes += bytes_of(&mut machine, batch.as_bytes(), &mut site, purse);
             }
         });
         assert_eq!(bytes, 3 * warm, "{name}: every batch is answered");
@@ -144,15 +168,19 @@ fn cached_reads_allocate_nothing() {
         let other = site.held.snapshot.refresh(&[ItemChange { id: id(1_500), json: Some(b"{}") }], [2].into(), 2);
         site.held = Rc::new(Held { snapshot: Arc::new(other) });
         let mut bytes = 0;
-        let count = counted(|| bytes = bytes_of(&mut machine, batch.as_bytes(), &mut site));
+        let count = counted(|| bytes = bytes_of(&mut machine, batch.as_bytes(), &mut site, purse));
         assert_eq!((bytes, count), (warm, 0), "{name}: a change elsewhere costs nothing");
+        if let Some(ledger) = &mut ledger {
+            let told = tick(&mut site, Some(ledger));
+            assert_eq!(told, 4 * (batch.matches("\r\n\r\n").count() as i64), "{name}: each request was counted");
+        }
     }
 }
 
 /// Gives the machine one batch and takes all answers; how many bytes they had.
-fn bytes_of(machine: &mut Connection, batch: &[u8], site: &mut Site) -> usize {
+fn bytes_of(machine: &mut Connection, batch: &[u8], site: &mut Site, purse: Option<PurseId>) -> usize {
     let mut bytes = 0;
-    machine.receive(batch, site);
+    site.within(purse, |site| machine.receive(batch, site));
     loop {
         match machine.next() {
             Next::Write => {
@@ -163,11 +191,18 @@ fn bytes_of(machine: &mut Connection, batch: &[u8], site: &mut Site) -> usize {
                 machine.written(count, site);
                 bytes += count;
             }
-            Next::Resume => machine.resume(site),
+            Next::Resume => site.within(purse, |site| machine.resume(site)),
             Next::Read => return bytes,
             other => panic!("a read came to {other:?}"),
         }
     }
+}
+
+/// Tells the ledger what was spent, and takes its grants; how much it was.
+fn tick(site: &mut Site, ledger: Option<&mut Ledger>) -> i64 {
+    let (Some(ledger), Some(report)) = (ledger, site.purses.report(site.now.tick_ms, true)) else { return 0 };
+    site.purses.settle(&ledger.settle(0, &report, site.now.tick_ms).grants);
+    report.iter().map(|entry| entry.spent).sum()
 }
 
 fn id(index: u64) -> ItemId {
@@ -208,5 +243,8 @@ fn site() -> Site {
         counters: Arc::new(ShardCounters::default()),
         input_bytes: 0,
         access: Access::off(),
+        purses: Purses::default(),
+        requests_left: u32::MAX,
+        requests_refused: 0,
     }
 }

@@ -31,6 +31,8 @@ const OVERLONG_BYTES: usize = 9_000;
 const OVERLONG_BODY_BYTES: usize = 64 * 1024 + 1;
 /// No file of the server may grow beyond this in the last scenario (KiB, as bash's `ulimit -f` counts).
 const FILE_KIB_MAX: u32 = 1024;
+/// Far more requests than may be made in a second, where one may.
+const REQUESTS_MAX: u32 = 200;
 /// Far more writes of 40 KB than fit into that file.
 const WRITES_MAX: u32 = 500;
 
@@ -49,6 +51,7 @@ pub fn check(programs: &Programs) -> Result<Tally, String> {
 
     let mut seen = Seen::default();
     healthy(server, &contract, &mut seen)?;
+    limited(server, &contract, &mut seen)?;
     unable_to_write(server, &contract, &mut seen)?;
     draining(server, &mut seen)?;
 
@@ -217,7 +220,7 @@ impl Request<'_> {
     }
 }
 
-/// All but 503, on a server with nothing wrong.
+/// All but 429 and 503, on a server with nothing wrong.
 fn healthy(program: &Path, contract: &Contract, seen: &mut Seen) -> Result<(), String> {
     let directory = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
     let server = Server::start(program, directory.path(), &[("SEED_TODOS", "1000")])?;
@@ -226,7 +229,7 @@ fn healthy(program: &Path, contract: &Contract, seen: &mut Seen) -> Result<(), S
     // Their deadline is ten seconds away: begun first, read last.
     let unfinished = begin_unfinished(port, contract)?;
     for (path, method) in contract.operations() {
-        for status in contract.statuses(path, method).filter(|status| !matches!(status, 408 | 503)) {
+        for status in contract.statuses(path, method).filter(|status| !matches!(status, 408 | 429 | 503)) {
             let request = request_for(path, method, status, &known);
             seen.note(path, method, status, http::exchange(port, &request.bytes()));
         }
@@ -238,6 +241,22 @@ fn healthy(program: &Path, contract: &Contract, seen: &mut Seen) -> Result<(), S
     for (path, method, answer) in unfinished {
         let answer = answer.join().map_err(|_| "a reader has panicked".to_owned())?;
         seen.note(&path, &method, 408, answer);
+    }
+    Ok(())
+}
+
+/// Whoever asks more than once a second is refused, whatever he asks.
+fn limited(program: &Path, contract: &Contract, seen: &mut Seen) -> Result<(), String> {
+    let directory = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
+    let settings = [("SEED_TODOS", "10"), ("REQUESTS_PER_SECOND", "1"), ("LIMIT_BURST_SECONDS", "1")];
+    let server = Server::start(program, directory.path(), &settings)?;
+    let token = server.token(program, directory.path())?;
+    let known = Known { token, kept: ABSENT_ID.to_owned(), doomed: ABSENT_ID.to_owned() };
+    for (path, method) in contract.operations() {
+        let request = request_for(path, method, 200, &known).bytes();
+        let refused = |answer: &Result<Response, String>| answer.as_ref().map_or(true, |answer| answer.status == 429);
+        let answer = (0..REQUESTS_MAX).map(|_| http::exchange(server.port, &request)).find(refused);
+        seen.note(path, method, 429, answer.unwrap_or_else(|| Err("it is never refused".to_owned())));
     }
     Ok(())
 }

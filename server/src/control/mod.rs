@@ -6,6 +6,7 @@
 //! - [`feed`]: changes of this process become snapshots.
 //! - [`follow`]: changes of a store in another process become snapshots.
 //! - [`gate`]: whether writes may be taken.
+//! - [`granting`]: what addresses and subjects may spend on each shard.
 //! - [`serving`]: snapshots reach the shards.
 //! - [`reads`]: what lies below the snapshot's floor.
 //! - [`pages`]: `/ready` and `/metrics`.
@@ -24,6 +25,7 @@ pub mod embedded;
 pub mod feed;
 pub mod follow;
 pub mod gate;
+pub mod granting;
 pub mod handover;
 pub mod pages;
 pub mod reads;

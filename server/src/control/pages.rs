@@ -206,7 +206,7 @@ impl fmt::Debug for Counted {
 
 type PerShard = (&'static str, &'static str, fn(&ShardCounters) -> &Count);
 
-const SHARD_COUNTERS: [PerShard; 14] = [
+const SHARD_COUNTERS: [PerShard; 15] = [
     ("accepted", "Connections taken", |shard| &shard.accepted),
     ("adopted", "Connections taken over from the process before", |shard| &shard.adopted),
     ("cut", "Connections ended by a deadline or a bound", |shard| &shard.cut),
@@ -218,6 +218,7 @@ const SHARD_COUNTERS: [PerShard; 14] = [
     ("file_writes", "Writes to sockets by sendfile from a ready-made response's file", |shard| &shard.file_writes),
     ("files_failed", "Files of ready-made responses that could not be made", |shard| &shard.files_failed),
     ("written_bytes", "Bytes written", |shard| &shard.written_bytes),
+    ("limit_overflows", "Times that no more addresses or subjects could be kept apart", |shard| &shard.purse_overflows),
     ("deferred", "Groups handed to the control plane", |shard| &shard.deferred),
     ("queue_full", "Groups refused because a queue was full", |shard| &shard.queue_full),
     ("access_dropped", "Access log records dropped because their ring was full", |shard| &shard.access_dropped),
@@ -232,9 +233,10 @@ const SHARD_LATENCIES: [ShardLatencies; 2] = [
     ("round_late_seconds", "How much later than due the shard came round to its sweep", |shard| &shard.rounds),
 ];
 
-const SHARD_GAUGES: [PerShard; 6] = [
+const SHARD_GAUGES: [PerShard; 7] = [
     ("connections", "Connections open", |shard| &shard.connections),
     ("busy_connections", "Connections that read into a buffer of their own", |shard| &shard.busy),
+    ("limit_entries", "Addresses and subjects whose limits are kept", |shard| &shard.purses),
     ("input_bytes", "Bytes of unfinished requests held", |shard| &shard.input_bytes),
     ("unsent_bytes", "Bytes of answers that clients have not taken", |shard| &shard.unsent_bytes),
     ("ready_bytes", "Bytes of ready-made responses", |shard| &shard.ready_bytes),

@@ -12,7 +12,6 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use memchr::memchr2;
 use ppp::{v1, v2};
 
@@ -55,13 +54,6 @@ const UNKNOWN: &[u8] = b"PROXY UNKNOWN";
 const BINARY_FIXED_BYTES: usize = 16;
 const LOCAL: u8 = 0x20;
 const PROXY: u8 = 0x21;
-
-/// Whether a connection from `address` must begin with a header. An IPv4 address is one in either spelling: a listener on
-/// `::` sees those of IPv4 as IPv6.
-pub fn is_required(networks: &[IpNet], address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    networks.iter().any(|network| network.contains(&address))
-}
 
 /// Looks for the header at the front of `input`.
 ///
@@ -323,27 +315,6 @@ mod tests {
             let mut header = binary(0x21, 0x11, V4);
             header[at] ^= 0x20;
             refuse("another signature", &header[..=at]);
-        }
-    }
-
-    #[test]
-    fn networks() {
-        let networks: Vec<IpNet> =
-            ["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32"].iter().map(|text| text.parse().unwrap()).collect();
-        let table = [
-            ("10.1.2.3", true),
-            ("11.1.2.3", false),
-            ("192.0.2.7", true),
-            ("192.0.2.8", false),
-            ("::ffff:10.1.2.3", true),
-            ("::ffff:11.1.2.3", false),
-            ("2001:db8:1::1", true),
-            ("2001:db9::1", false),
-            ("::1", false),
-        ];
-        for (address, expected) in table {
-            assert_eq!(is_required(&networks, address.parse().unwrap()), expected, "{address}");
-            assert!(!is_required(&[], address.parse().unwrap()));
         }
     }
 }

@@ -7,6 +7,7 @@ use std::io::Write as _;
 
 use super::date::DATE_BYTES;
 use super::route::Allow;
+use crate::admission::purses::Refused;
 use todo_proto::{item, route};
 
 /// Everything else a response head says when it refuses.
@@ -80,7 +81,16 @@ macro_rules! rejects {
             Invalid(&'static str),
         }
 
-        impl Reject {
+        impl From<Refused> for Reject {
+    fn from(refused: Refused) -> Reject {
+        match refused {
+            Refused::TooMany => Reject::ConnectionsTooMany,
+            Refused::TooFast => Reject::ConnectionsTooFast,
+        }
+    }
+}
+
+impl Reject {
             fn answer(self) -> &'static Answer {
                 match self {
                     $(Reject::$name => const {
@@ -243,6 +253,16 @@ rejects! {
     ContentCoding 415 "content-coding" "Content coding not supported" go_on "Accept-Encoding: identity\r\n",
         "Send the body without Content-Encoding.";
 
+    // Too much of it.
+    RequestsTooMany 429 "too-many-requests" "Too many requests" go_on RETRY_SOON,
+        "This address has asked more than it may for now. The request was not looked at. Wait a second.";
+    WritesTooMany 429 "too-many-writes" "Too many writes" go_on RETRY_SOON,
+        "The token's sub has written more than it may for now. The write was not taken. Wait a second.";
+    ConnectionsTooMany 429 "too-many-connections" "Too many connections" close RETRY_SOON,
+        "This address has as many connections open as it may. Close some, or use them for more than one request.";
+    ConnectionsTooFast 429 "connecting-too-fast" "Connecting too fast" close RETRY_SOON,
+        "This address opens more connections a second than it may. Keep one open, and wait a second for another.";
+
     // Nobody's fault for long.
     QueueFull 503 "queue-full" "Too many writes waiting" go_on RETRY_SOON,
         "The write was not taken. Send it again in a second.";
@@ -339,6 +359,7 @@ fn reason(status: u16) -> &'static str {
         414 => "URI Too Long",
         415 => "Unsupported Media Type",
         417 => "Expectation Failed",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         501 => "Not Implemented",
         503 => "Service Unavailable",
@@ -422,6 +443,8 @@ mod tests {
         check(Reject::PatchMediaType, "Accept-Patch: application/merge-patch+json, application/json");
         check(Reject::QueueFull, "Retry-After: 1");
         check(Reject::NotAppended, "Retry-After: 1");
+        check(Reject::RequestsTooMany, "Retry-After: 1");
+        check(Reject::ConnectionsTooMany, "Retry-After: 1");
         assert!(!written(Reject::OutcomeUnknown, Persistence::KeepAlive, true, b"").contains("Retry-After"));
     }
 

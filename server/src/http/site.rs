@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use todo_proto::id::IdSource;
 
+use crate::admission::purses::{PurseId, Purses};
 use crate::counters::ShardCounters;
 use crate::http::access::Access;
 use crate::http::bearer::Keys;
@@ -86,6 +87,13 @@ pub struct Site {
     pub input_bytes: usize,
     /// This shard's side of the access log.
     pub access: Access,
+    /// What addresses and subjects may still do.
+    pub purses: Purses,
+    /// Requests that the connection may be answered in this turn; counted down. `u32::MAX` at its beginning where it is not
+    /// limited: no turn has as many.
+    pub requests_left: u32,
+    /// Requests of this turn that were refused for want of them.
+    pub requests_refused: u32,
 }
 
 impl Site {
@@ -94,6 +102,26 @@ impl Site {
         let current =
             Current { snapshot: &self.held.snapshot, second: self.now.second, date: &self.date, pool: &self.pool };
         (&mut self.responses, current)
+    }
+
+    /// Runs a turn of a connection within what its address may still ask: one branch where it is not limited.
+    pub fn within(&mut self, purse: Option<PurseId>, turn: impl FnOnce(&mut Site)) {
+        let Some(purse) = purse else {
+            self.requests_left = u32::MAX;
+            return turn(self);
+        };
+        let before = self.purses.requests_left(purse);
+        (self.requests_left, self.requests_refused) = (before, 0);
+        turn(self);
+        self.purses.spend(purse, i64::from(before - self.requests_left), i64::from(self.requests_refused));
+    }
+
+    /// Takes one request out of what the connection may have in this turn; false when there is none.
+    pub fn take_request(&mut self) -> bool {
+        let is_there = self.requests_left > 0;
+        self.requests_left -= u32::from(is_there);
+        self.requests_refused += u32::from(!is_there);
+        is_there
     }
 
     /// Moves the times on; the Date follows the second.

@@ -1,15 +1,18 @@
 //! Connections come in: by this shard's own listener, or from the acceptor that hands each to the emptiest shard.
 
 use std::future::poll_fn;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::admission::address::is_in;
+use crate::admission::purses::{Admitted, Refused};
 use crate::bridge::Moved;
-use crate::http::proxy_header::{self, Client};
-use crate::limits::{ACCEPTS_PER_ROUND, EXHAUSTED_WAIT_MS, ROOM_CANDIDATES};
+use crate::http::proxy_header::Client;
+use crate::http::reject::{Envelope, Persistence};
+use crate::limits::{ACCEPTS_PER_ROUND, EXHAUSTED_WAIT_MS, REPLY_HEAD_BYTES_MAX, ROOM_CANDIDATES};
 use crate::shard::connection::serve;
 use crate::shard::deadlines::PeerKey;
 use crate::shard::io::{self, Listener};
@@ -61,14 +64,21 @@ pub fn adopt(shard: &Rc<Shard>, socket: OwnedFd) {
     shard.counters.accepted.add(1);
     // One that has gone already, and its address with it, is closed.
     let Some(client) = shard.client_of(&socket) else { return };
+    let admitted = match shard.admit(&socket, client) {
+        Ok(admitted) => admitted,
+        Err(Some(refused)) => return shard.turn_away(&socket, refused),
+        // It has gone already.
+        Err(None) => return,
+    };
     if shard.counters.connections.get() >= shard.connections_max as u64 && !shard.make_room() {
         // Everybody is busy: the newcomer is closed at once rather than left to wait unseen.
         shard.counters.cut.add(1);
+        shard.forget(admitted);
         return;
     }
     shard.take_on();
     shard.note_arrival(&socket, Arrival { client, ..Arrival::default() });
-    io::spawn(serve(Rc::clone(shard), socket));
+    io::spawn(serve(Rc::clone(shard), socket, admitted));
 }
 
 /// Takes a connection from the process before this one, with what that has read of it and not looked at. It counts like any
@@ -79,13 +89,76 @@ pub fn adopt_moved(shard: &Rc<Shard>, moved: Moved) {
         shard.counters.cut.add(1);
         return;
     }
-    shard.take_on();
     let Moved { socket, client, input } = moved;
+    let admitted = shard.admit_moved(&socket, client);
+    shard.take_on();
     shard.note_arrival(&socket, Arrival { client, input });
-    io::spawn(serve(Rc::clone(shard), socket));
+    io::spawn(serve(Rc::clone(shard), socket, admitted));
 }
 
 impl Shard {
+    /// The one look-up of a connection: what its address may do. Nothing is asked where no address is limited, and nothing yet
+    /// where a proxy has to name the address first.
+    ///
+    /// # Errors
+    /// It is not to be taken; `None` when it has gone already.
+    fn admit(&self, socket: &OwnedFd, client: Client) -> Result<Admitted, Option<Refused>> {
+        if client == Client::Awaited || !self.site.borrow().purses.is_by_address() {
+            return Ok(Admitted::default());
+        }
+        self.admit_from(io::peer_address(socket).ok_or(None)?).map_err(Some)
+    }
+
+    /// The same for an address that is known, such as one that a proxy has named.
+    ///
+    /// # Errors
+    /// It is not to be taken.
+    pub fn admit_from(&self, address: IpAddr) -> Result<Admitted, Refused> {
+        let admitted = {
+            let mut site = self.site.borrow_mut();
+            let now_ms = site.now.tick_ms;
+            site.purses.admit(address, now_ms)
+        };
+        // More than the first share is on its way before the first request has been looked at.
+        self.report(false);
+        admitted
+    }
+
+    /// A connection of the process before this one is looked up again, and not refused.
+    fn admit_moved(&self, socket: &OwnedFd, client: Client) -> Admitted {
+        let mut site = self.site.borrow_mut();
+        let address = match client {
+            _ if !site.purses.is_by_address() => None,
+            Client::Awaited => None,
+            Client::Named(address) => Some(address),
+            Client::Direct => io::peer_address(socket),
+        };
+        let now_ms = site.now.tick_ms;
+        address.map_or(Admitted::default(), |address| site.purses.admit_moved(address, now_ms))
+    }
+
+    fn forget(&self, admitted: Admitted) {
+        self.site.borrow_mut().purses.release(admitted);
+    }
+
+    /// Says why in one write, and closes. No more is done for it: lingering would keep what it is refused.
+    #[cold]
+    fn turn_away(&self, socket: &OwnedFd, refused: Refused) {
+        let reject = refused.into();
+        self.counters.rejected(reject);
+        let mut answer = Vec::with_capacity(REPLY_HEAD_BYTES_MAX);
+        let site = self.site.borrow();
+        let envelope = Envelope {
+            date: site.date.bytes(),
+            persistence: Persistence::Close,
+            head_only: false,
+            extra_fields: b"",
+            origin_lines: b"",
+        };
+        reject.write(&envelope, &mut answer);
+        io::say_and_end(socket, &answer);
+    }
+
     /// Returns when the process begins to go, or another one to take its place.
     async fn begins_to_go(&self) {
         poll_fn(|context| {
@@ -106,7 +179,7 @@ impl Shard {
         if networks.is_empty() {
             return Some(Client::Direct);
         }
-        let is_proxy = proxy_header::is_required(networks, address_of(socket)?);
+        let is_proxy = is_in(io::peer_address(socket)?, networks);
         Some(if is_proxy { Client::Awaited } else { Client::Direct })
     }
 
@@ -152,12 +225,6 @@ impl Shard {
         idle.truncate(ROOM_CANDIDATES);
         idle.into_iter().rev().map(|(_, key)| key).collect()
     }
-}
-
-/// The address at the other end; `None` when the connection has been reset.
-fn address_of(socket: &OwnedFd) -> Option<IpAddr> {
-    let address = rustix::net::getpeername(socket).ok()??;
-    SocketAddr::try_from(address).ok().map(|address| address.ip())
 }
 
 /// Who makes room for newcomers at the connection bound.

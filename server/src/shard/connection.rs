@@ -28,6 +28,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::admission::purses::Admitted;
 use crate::bridge::{Moved, Watcher};
 use crate::http::connection::{Deferred, Linger, Next};
 use crate::http::output::{Buffer, Held, Transfer};
@@ -43,16 +44,16 @@ use crate::snapshot::Walk;
 use crate::sys::{Direction, Gathered};
 
 /// Serves one socket to its end, or until another process goes on with it.
-pub async fn serve(shard: Rc<Shard>, socket: OwnedFd) {
+pub async fn serve(shard: Rc<Shard>, socket: OwnedFd, admitted: Admitted) {
     // The driver may refuse the registration when memory is short; the client sees a close, and the next is tried.
     let number = socket.as_raw_fd();
     let Ok(mut stream) = Stream::new(socket) else {
         shard.arrivals.borrow_mut().remove(&number);
         shard.counters.accept_exhausted.add(1);
-        shard.let_go();
+        shard.let_go(admitted);
         return;
     };
-    let peer = shard.register(&stream);
+    let peer = shard.register(&stream, admitted);
     poll_fn(|context| {
         peer.waker.set(Some(context.waker().clone()));
         Poll::Ready(())
@@ -150,11 +151,30 @@ fn give_arrival(shard: &Shard, peer: &Peer) {
     let arrival = shard.arrivals.borrow_mut().remove(&peer.socket.get());
     if let Some(Arrival { client, input }) = arrival {
         peer.machine.borrow_mut().set_client(client);
+        peer.is_unnamed.set(client == proxy_header::Client::Awaited);
         if let proxy_header::Client::Named(address) = client {
             shard.site.borrow_mut().access.name_client(peer.key.index, address);
         }
         if !input.is_empty() {
             received(shard, peer, &input);
+        }
+    }
+}
+
+/// Looks up what a client may do that its proxy has just named; false when it may not have the connection.
+#[cold]
+fn admit_named(shard: &Shard, peer: &Peer) -> bool {
+    let client = peer.machine.borrow().client();
+    peer.is_unnamed.set(client == proxy_header::Client::Awaited);
+    let proxy_header::Client::Named(address) = client else { return true };
+    match shard.admit_from(address) {
+        Ok(admitted) => {
+            peer.admitted.set(admitted);
+            true
+        }
+        Err(refused) => {
+            shard.decide(|site| peer.machine.borrow_mut().turn_away(refused.into(), site));
+            false
         }
     }
 }
@@ -213,7 +233,11 @@ async fn advance(shard: &Rc<Shard>, peer: &Rc<Peer>, stream: &mut Stream, next: 
     match next {
         Next::Write => write(shard, peer, stream).await,
         Next::Resume => {
-            shard.decide(|site| peer.machine.borrow_mut().resume(site));
+            if peer.is_unnamed.get() && !admit_named(shard, peer) {
+                return true;
+            }
+            let purse = peer.admitted.get().requests();
+            shard.decide(|site| site.within(purse, |site| peer.machine.borrow_mut().resume(site)));
             true
         }
         _ => wait(shard, peer, stream).await,
@@ -235,7 +259,7 @@ fn received(shard: &Shard, peer: &Peer, bytes: &[u8]) {
         site.counters.reads.add(1);
         site.counters.read_bytes.add(bytes.len() as u64);
         shard.sampling.begin(peer.key, shard.clocks.tick_us);
-        machine.receive(bytes, site);
+        site.within(peer.admitted.get().requests(), |site| machine.receive(bytes, site));
     });
 }
 
@@ -382,10 +406,10 @@ mod tests {
     /// together no more than a KiB.
     #[test]
     fn an_idle_connection_is_small() {
-        fn future_bytes<F: Future>(_: fn(Rc<Shard>, OwnedFd) -> F) -> usize {
+        fn future_bytes<F: Future>(_: fn(Rc<Shard>, OwnedFd, Admitted) -> F) -> usize {
             size_of::<F>()
         }
         let (task, peer) = (future_bytes(serve), size_of::<Peer>());
-        assert!(task <= 400 && peer <= 256, "task {task}, peer {peer}");
+        assert!(task <= 400 && peer <= 264, "task {task}, peer {peer}");
     }
 }

@@ -11,8 +11,8 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -187,6 +187,21 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// The address that a connection comes from; `None` when it has gone.
+pub fn peer_address(socket: &OwnedFd) -> Option<IpAddr> {
+    let address = SocketAddr::try_from(rustix::net::getpeername(socket).ok()??);
+    address.ok().map(|address| address.ip())
+}
+
+/// Writes `answer`, which fits the empty buffer of a new connection, and says that nothing more comes. Who cannot be told has
+/// gone.
+pub fn say_and_end(socket: &OwnedFd, answer: &[u8]) {
+    let _ = rustix::net::send(socket, answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    let _ = rustix::net::shutdown(socket, Shutdown::Write);
+    // What has come already is taken out of the socket: with it unread the close would be a reset.
+    let _ = receive(socket.as_fd(), &mut [0; 4_096]);
 }
 
 /// One connection's socket in the calling thread's runtime.

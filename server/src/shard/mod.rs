@@ -28,6 +28,8 @@ use std::task::Waker;
 use slab::Slab;
 use todo_proto::id::IdSource;
 
+use crate::admission::purses::{Admitted, Purses};
+use crate::admission::{Grant, Limits};
 use crate::bridge::{FromControl, Moves, Settled, Ticket, ToControl};
 use crate::counters::ShardCounters;
 use crate::http::access::Access;
@@ -69,6 +71,8 @@ pub struct ShardStart {
     pub counters: Arc<ShardCounters>,
     /// Its side of the access log.
     pub access: Access,
+    /// What addresses and subjects may do.
+    pub limits: Arc<Limits>,
     /// The clocks: monotonic and Unix.
     pub clocks: Clocks,
 }
@@ -162,6 +166,10 @@ pub struct Peer {
     armed_ms: Cell<u64>,
     /// It is being cut: its close is a reset.
     is_reset: Cell<bool>,
+    /// What its address may do, looked up when it was taken, or when a proxy has named it.
+    admitted: Cell<Admitted>,
+    /// A proxy has still to name it.
+    is_unnamed: Cell<bool>,
 }
 
 /// Runs a shard on the calling thread until it has drained.
@@ -193,6 +201,9 @@ async fn serve(start: ShardStart) -> std::io::Result<()> {
         counters: Arc::clone(&start.counters),
         input_bytes: 0,
         access: start.access,
+        purses: Purses::new(start.limits),
+        requests_left: u32::MAX,
+        requests_refused: 0,
     };
     let shard = Rc::new(Shard {
         site: RefCell::new(site),
@@ -244,6 +255,8 @@ async fn follow(shard: &Rc<Shard>, mut from_control: FromControl) -> std::io::Re
             Message::HoldWrites(settled) => shard.hold_writes(settled),
             Message::ResumeWrites => shard.resume_writes(),
             Message::MoveOn(moves) => shard.move_on(moves),
+            Message::Grants(grants) => shard.take_grants(&grants),
+            Message::Shared(keys) => shard.decide(|site| site.purses.share(&keys)),
             Message::Settings(rules, keys) => shard.change_settings(rules, keys),
             Message::NoMoreCome => shard.release(),
             Message::Drain => shard.drain(),
@@ -276,7 +289,7 @@ impl Shard {
     }
 
     /// Gives the connection on `socket` a place in every table. Asks for its client's address where a log wants to know it.
-    fn register(&self, stream: &Stream) -> Rc<Peer> {
+    fn register(&self, stream: &Stream, admitted: Admitted) -> Rc<Peer> {
         let now_ms = self.site.borrow().now.tick_ms;
         let mut peers = self.peers.borrow_mut();
         let entry = peers.vacant_entry();
@@ -292,6 +305,8 @@ impl Shard {
             active_ms: Cell::new(now_ms),
             armed_ms: Cell::new(u64::MAX),
             is_reset: Cell::new(false),
+            admitted: Cell::new(admitted),
+            is_unnamed: Cell::new(false),
         });
         entry.insert(Rc::clone(&peer));
         let access = &mut self.site.borrow_mut().access;
@@ -308,7 +323,7 @@ impl Shard {
         // It holds the task that holds the peer.
         peer.waker.take();
         peer.machine.borrow_mut().release(&mut self.site.borrow_mut());
-        self.let_go();
+        self.let_go(peer.admitted.get());
     }
 
     /// One connection more. Counted when it is taken and not when its task has begun: a burst would pass the bound, and
@@ -319,7 +334,8 @@ impl Shard {
     }
 
     /// One connection fewer.
-    fn let_go(&self) {
+    fn let_go(&self, admitted: Admitted) {
+        self.site.borrow_mut().purses.release(admitted);
         self.counters.connections.set(self.counters.connections.get() - 1);
         self.has_ended();
     }
@@ -383,6 +399,24 @@ impl Shard {
         if !self.released.replace(true) {
             self.has_ended();
         }
+    }
+
+    /// Tells the control plane what was spent: on a tick, or because somebody new has come.
+    fn report(&self, is_tick: bool) {
+        let report = {
+            let mut site = self.site.borrow_mut();
+            let now_ms = site.now.tick_ms;
+            site.purses.report(now_ms, is_tick)
+        };
+        if let Some(report) = report {
+            self.to_control.report(self.index, report);
+        }
+    }
+
+    fn take_grants(&self, grants: &[Grant]) {
+        self.site.borrow_mut().purses.settle(grants);
+        // Whoever came meanwhile.
+        self.report(false);
     }
 
     /// What heads mean depends on the rules, so none is known any more. A deadline that was shortened counts when its

@@ -23,6 +23,7 @@ pub async fn run(shard: Rc<Shard>) {
         shard.take_busy_buffers_back();
         shard.keep_bounds();
         shard.settle();
+        shard.keep_limits();
         slept_us = (shard.clocks.tick_us)();
     }
 }
@@ -75,6 +76,13 @@ impl Shard {
         for peer in quiet {
             peer.cancel_read();
         }
+    }
+
+    fn keep_limits(&self) {
+        self.report(true);
+        let purses = &self.site.borrow().purses;
+        self.counters.purses.set(purses.count() as u64);
+        self.counters.purse_overflows.set(purses.overflows());
     }
 
     fn keep_bounds(&self) {

@@ -13,6 +13,8 @@
 )]
 
 mod access_log;
+#[cfg(target_os = "linux")]
+mod admission;
 mod api;
 mod backpressure;
 mod closing;

@@ -97,5 +97,9 @@ fn admit(head: &Head<'_>, route: Route, site: &mut Site) -> Result<Write, Reject
             site.ids.next(now_ms, random)
         }
     };
+    // Last: what is refused for anything else costs its subject nothing.
+    if !site.purses.take_write(&subject, site.now.tick_ms) {
+        return Err(Reject::WritesTooMany);
+    }
     Ok(Write { route, id, subject })
 }

@@ -21,7 +21,9 @@
 //!    One refused at the door keeps its place in the group, so answers stay in request order.
 //! 4. The body of a refused request is read and dropped up to a bound, else the connection closes: no byte of a body is
 //!    ever taken for a request.
-//! 5. After the last answer the connection lingers (RFC 9112 9.6), so that no reset destroys what was sent.
+//! 5. Who may have so many requests and no more is answered those; each behind them is 429, in its place. A run of equal
+//!    heads costs one subtraction.
+//! 6. After the last answer the connection lingers (RFC 9112 9.6), so that no reset destroys what was sent.
 
 mod admit;
 mod answers;
@@ -180,6 +182,13 @@ impl Connection {
         if client == Client::Awaited {
             self.phase = Phase::ProxyHeader;
         }
+    }
+
+    /// The client may not have this connection: says why, and closes. Only after [`Next::Read`] or [`Next::Resume`].
+    pub fn turn_away(&mut self, reject: Reject, site: &mut Site) {
+        self.reject(reject, Form::CLOSING, RouteKind::Other, site);
+        self.tell_answered(None, site);
+        self.close(site);
     }
 
     /// Takes what the client sent. Only after [`Next::Read`].

@@ -61,7 +61,8 @@ impl Connection {
                 self.phase = Phase::Head;
                 // Its idle time counts from here.
                 self.began_ms = site.now.tick_ms;
-                Step::Continue
+                // The rest is for the next turn: what its client may do is looked up between.
+                Step::Stop
             }
             Err(proxy_header::Refused) => {
                 self.refuse_proxy(site);
@@ -93,7 +94,8 @@ impl Connection {
     /// Answers what begins with the head that this connection sent last; how many bytes that was.
     fn answer_known(&mut self, rest: &[u8], site: &mut Site) -> Option<usize> {
         let known = site.known.get_mut(self.known)?;
-        let times = known.repeats(rest, KNOWN_REPEATS_MAX);
+        // Who may have no more is answered below, one by one.
+        let times = known.repeats(rest, KNOWN_REPEATS_MAX.min(site.requests_left as usize));
         if times == 0 {
             return None;
         }
@@ -115,6 +117,7 @@ impl Connection {
                 self.tell_known(site);
                 answered += 1;
             }
+            site.requests_left -= answered as u32;
             return Some(answered * head_bytes);
         };
         // At least one, else the largest answer could never leave; then as many as the turn has room for.
@@ -125,6 +128,7 @@ impl Connection {
             self.output.push_shared(&ready.buffer, 0, copies * ready.response_bytes, &site.pool);
             left -= copies;
         }
+        site.requests_left -= times as u32;
         site.counters.answered(RouteKind::of_query(query), 200, times as u64);
         if site.access.picks(times as u64) {
             self.tell_run(query, times as u64, site);
@@ -152,6 +156,7 @@ impl Connection {
         if let Some(index) = site.known.find(bytes, hash)
             && self.group.is_none()
             && !site.draining
+            && site.requests_left > 0
         {
             self.known = Some(index);
             self.last_head_hash = hash;
@@ -177,6 +182,14 @@ impl Connection {
         *at += end;
         let form = self.form_of(&head, rest.len() - end, site);
         let members_before = self.members_count();
+        if !site.take_request() {
+            let form = if is_unreadable(&head) { form.closing() } else { form };
+            let kind = routed.map_or(RouteKind::Other, RouteKind::of);
+            self.refuse(Reject::RequestsTooMany, form, kind, site);
+            self.tell(bytes, members_before, site);
+            self.discard_body(&head, site);
+            return Step::Continue;
+        }
         if let Ok(route) = routed
             && is_write(route)
         {

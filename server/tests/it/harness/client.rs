@@ -43,9 +43,9 @@ impl Client {
     }
 
     /// Connects from another address of this machine.
-    pub fn connect_from(source: IpAddr, address: SocketAddr) -> Client {
+    pub fn connect_from(source: impl Into<IpAddr>, address: SocketAddr) -> Client {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
-        socket.bind(&SocketAddr::new(source, 0).into()).expect("an address of this machine");
+        socket.bind(&SocketAddr::new(source.into(), 0).into()).expect("an address of this machine");
         socket.connect_timeout(&address.into(), PATIENCE).expect("the server accepts");
         Client::from_stream(socket.into())
     }

@@ -8,6 +8,8 @@ use todo_worker::exposition::Format;
 use super::super::group::{Deferred, DeferredAnswer, Page, WriteOutcome};
 use super::super::{Connection, Cut, Linger, Next};
 use super::world::{BEARER, FLOORED, START_TICK_MS, Version, WHOLE, id_at, site};
+use crate::admission::purses::Purses;
+use crate::admission::{Allowance, Kind, Limits};
 use crate::http::access::{Access, Record};
 use crate::http::output::{Held, Transfer};
 use crate::http::proxy_header;
@@ -779,6 +781,80 @@ fn what_is_for_administrators_is_not_here_where_it_is_elsewhere() {
     client.site.rules = Arc::new(rules);
     client.converse(&[[get("/metrics"), get("/dashboard"), get("/dashboard/events"), get("/health")].concat()]);
     assert_eq!(client.statuses(), [404, 404, 404, 200]);
+}
+
+/// So many requests as there may be are answered, and each behind them is 429 in its place, whatever it asks; a body is read over,
+/// and the connection goes on.
+#[test]
+fn what_is_beyond_the_allowance_is_refused_in_its_place() {
+    let read = get("/todos?limit=2");
+    let write = post("", TODO);
+    let pieces =
+        [&read, &read, &write, &get("/todos?limit=3"), &write, &write, &read, &get("/nothing"), &get("/health")];
+    let (stream, count) = (pieces.map(String::as_str).concat(), pieces.len());
+    let served = [200, 200, 202, 200, 202, 202, 200, 404, 200];
+    let limited = |left: usize| {
+        let mut client = Client::new();
+        // The shard knows the head from here on.
+        client.converse(&[read.repeat(3)]);
+        client.output.clear();
+        client.site.requests_left = left as u32;
+        client
+    };
+    let check = |mut client: Client, left: usize, name: &str| {
+        let expected: Vec<u16> = (0..count).map(|at| if at < left { served[at] } else { 429 }).collect();
+        assert_eq!(client.statuses(), expected, "{name}");
+        assert_eq!(client.text().matches("Retry-After: 1\r\n").count(), count - left, "{name}");
+        let Site { requests_left, requests_refused, .. } = client.site;
+        assert_eq!((requests_left, requests_refused as usize), (0, count - left), "{name}");
+        client.output.clear();
+        client.site.requests_left = 1;
+        client.converse(&[&read]);
+        assert_eq!(client.statuses(), [200], "{name}: it goes on");
+    };
+    for left in 0..=count {
+        let mut client = limited(left);
+        client.converse(&[&stream]);
+        check(client, left, &format!("{left} may be"));
+    }
+    for split in 0..stream.len() {
+        let mut client = limited(3);
+        client.converse(&[&stream[..split], &stream[split..]]);
+        check(client, 3, &format!("split at {split}"));
+    }
+    for (left, count) in [(0, 10), (1, 10), (100, 500), (5_000, 9_000)] {
+        let mut client = limited(left);
+        client.converse(&[read.repeat(count)]);
+        let statuses = client.statuses();
+        assert!(statuses[..left].iter().all(|status| *status == 200), "{left} of {count}");
+        assert!(statuses[left..].iter().all(|status| *status == 429), "{left} of {count}");
+        assert_eq!(statuses.len(), count);
+    }
+}
+
+/// A subject that has had its writes gets 429 between others' answers; what another process may look at costs nothing yet.
+#[test]
+fn a_subject_that_has_written_enough_is_refused_in_its_place() {
+    let mut limits = Limits::default();
+    let allowance = Allowance { per_second: 1, burst: 2, at_begin: 2, begun_ms: 0, shards_count: 1 };
+    limits.allowances[Kind::Writes as usize] = Some(allowance);
+    let mut client = Client::new();
+    client.site.purses = Purses::new(Arc::new(limits));
+    client.site.requests_left = 10;
+    client.site.holds_writes = true;
+    let write = post("", TODO);
+    client.send(&write);
+    assert_eq!((client.machine.next(), client.site.requests_left), (Next::Wait, 10), "held");
+    client.site.holds_writes = false;
+    client.machine.resume_writes();
+    client.settle();
+    assert_eq!(client.acknowledge(), 1);
+    // What is refused for something else is not counted.
+    let refused = post("Idempotency-Key: none\r\n", TODO);
+    client.converse(&[[&refused, &write, &write, &get("/health")].map(String::as_str).concat()]);
+    assert_eq!(client.statuses(), [202, 400, 202, 429, 200]);
+    assert!(client.text().contains("/problems/too-many-writes"));
+    assert_eq!(client.site.requests_left, 5);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use todo_proto::id::{IdSource, ItemId};
 
+use crate::admission::purses::Purses;
 use crate::counters::ShardCounters;
 use crate::http::access::Access;
 use crate::http::bearer::Keys;
@@ -85,6 +86,9 @@ pub fn site(versions: &[Version]) -> Site {
         holds_writes: false,
         counters: Arc::new(ShardCounters::default()),
         input_bytes: 0,
+        purses: Purses::default(),
+        requests_left: u32::MAX,
+        requests_refused: 0,
         // Its records go nowhere: what is to be seen is that none is forgotten.
         access: Access::new(rtrb::RingBuffer::new(8).0, 3),
     }
