@@ -243,3 +243,47 @@ fn connections_that_move_are_counted_by_the_next_process() {
     });
     server.stop_successor();
 }
+
+/// A proxy is nobody's address: whom its headers name has the limits, from the first request on, and to the next process too.
+#[test]
+fn behind_a_proxy_the_limits_are_of_whom_it_names() {
+    let options = one_shard().flag("--http-host", "127.0.0.1").flag("--proxy-from", "127.0.0.4");
+    let options = options.flag("--requests-per-second", 1).flag("--limit-burst-seconds", 10);
+    let mut server = options.flag("--connections-per-address", 2).start();
+    let connect = |server: &Server, named: &str| {
+        let mut client = Client::connect_from([127, 0, 0, 4], server.address);
+        client.send(format!("PROXY TCP4 {named} 198.51.100.1 49152 80\r\n").as_bytes());
+        client
+    };
+    let begun = Instant::now();
+    let mut one = connect(&server, "192.0.2.1");
+    one.send(&list().repeat(30));
+    let served = one.responses(30).iter().filter(|response| response.status == 200).count() as u64;
+    assert!((10..=10 + begun.elapsed().as_secs() + 1).contains(&served), "{served}");
+    let mut other = connect(&server, "192.0.2.2");
+    assert!(is_served(&mut other), "each has his own");
+    // Header and request in one segment: looked up before the request is looked at.
+    let mut together = Client::connect_from([127, 0, 0, 4], server.address);
+    let header = b"PROXY TCP4 192.0.2.3 198.51.100.1 49152 80\r\n";
+    together.send(&[&header[..], &list().repeat(30)].concat());
+    let begun = Instant::now();
+    let served = together.responses(30).iter().filter(|response| response.status == 200).count() as u64;
+    assert!((10..=10 + begun.elapsed().as_secs() + 1).contains(&served), "{served}");
+    let mut second = connect(&server, "192.0.2.2");
+    assert!(is_served(&mut second));
+    for _ in 0..2 {
+        let mut third = connect(&server, "192.0.2.2");
+        let response = third.response(false);
+        assert_eq!(too_much(&response), "too-many-connections");
+        assert!(response.closes());
+        third.finish();
+        third.expect_close();
+        server.upgrade(&[]);
+        server.wait_for_the_old_one();
+    }
+    drop((second, other));
+    eventually("the places are free again", || {
+        let mut client = connect(&server, "192.0.2.2");
+        client.try_send(&list()) && client.try_response().is_some_and(|response| response.status == 200)
+    });
+}
