@@ -49,7 +49,12 @@ impl ServerArgs {
 
     /// How a server on a data file would be started.
     pub fn on_file(&self) -> Result<ServerOptions> {
-        Ok(self.options(Backing::File { todos_count: self.todos })?.0)
+        Ok(self.on_file_beside()?.0)
+    }
+
+    /// The same, and the CPU of the generators.
+    pub fn on_file_beside(&self) -> Result<(ServerOptions, usize)> {
+        self.options(Backing::File { todos_count: self.todos })
     }
 
     fn start_on(&self, backing: Backing) -> Result<Started> {
@@ -75,6 +80,7 @@ impl ServerArgs {
             cpus,
             shards_count: self.shards,
             accept: None,
+            descriptors_max: None,
             backing,
             data_directory: self.data_dir.clone().or(beside.map(PathBuf::from)).unwrap_or_else(|| ".".into()),
         };

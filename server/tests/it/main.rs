@@ -12,6 +12,7 @@
     reason = "tests ask clocks, wait between looks, and say what they saw"
 )]
 
+mod abuse;
 mod api;
 mod backpressure;
 mod closing;
