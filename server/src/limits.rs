@@ -169,7 +169,7 @@ pub const WHEEL_SLOTS: usize = 512;
 pub const SWEPT_PER_TICK: usize = 4096;
 /// Connections taken from the listener before others have their turn.
 pub const ACCEPTS_PER_ROUND: usize = 64;
-/// Longest idle connections that one search at the connection bound finds.
+/// Connections that one search at the connection bound finds: those that have been without a whole head longest.
 pub const ROOM_CANDIDATES: usize = 64;
 /// Wait after running out of descriptors or socket memory.
 pub const EXHAUSTED_WAIT_MS: u64 = 10;

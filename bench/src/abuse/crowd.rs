@@ -28,6 +28,10 @@ use std::time::Duration;
 /// What an attack did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Crowd {
+    /// Steps that its rate asked for.
+    pub steps_due: u64,
+    /// Steps made: fewer where those who measure, or others on the machine, needed the core.
+    pub steps: u64,
     /// Connections opened.
     pub opened: u64,
     /// Connections that could not be opened.
@@ -43,6 +47,8 @@ pub struct Crowd {
 impl Crowd {
     /// Both.
     pub fn add(&mut self, other: Crowd) {
+        self.steps_due += other.steps_due;
+        self.steps += other.steps;
         self.opened += other.opened;
         self.refused += other.refused;
         self.ended += other.ended;
@@ -64,7 +70,8 @@ pub fn attack(attack: &Attack, address: SocketAddr, words: &Words, seed: u64, st
         buffer: vec![0; READ_BYTES],
         done: Crowd::default(),
     };
-    let (mut before_ns, mut due, mut next) = (clock::now_ns(), 0.0, 0);
+    let begun_ns = clock::now_ns();
+    let (mut before_ns, mut due, mut next) = (begun_ns, 0.0, 0);
     while !stop.load(Ordering::Relaxed) {
         let now_ns = clock::now_ns();
         let passed = Duration::from_nanos(now_ns - before_ns).min(ATTACK_BEHIND_MAX);
@@ -73,10 +80,13 @@ pub fn attack(attack: &Attack, address: SocketAddr, words: &Words, seed: u64, st
         while due >= 1.0 {
             due -= 1.0;
             attackers.step(next);
+            attackers.done.steps += 1;
             next = (next + 1) % attack.connections_count;
         }
         std::thread::sleep(ATTACK_TICK);
     }
+    let lasted = Duration::from_nanos(clock::now_ns() - begun_ns).as_secs_f64();
+    attackers.done.steps_due = (lasted * f64::from(attack.steps_per_second)) as u64;
     Ok(attackers.done)
 }
 

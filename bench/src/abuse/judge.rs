@@ -94,6 +94,8 @@ pub struct Judgement {
     pub faults: Vec<String>,
     /// The ratio is too large, and half of what the p99 grew by or more is the generator's own lateness: not judged.
     pub is_generator_bound: bool,
+    /// The attack made less than half of its steps, for want of CPU: whatever the figures say, it was not carried out.
+    pub is_starved: bool,
 }
 
 impl Row {
@@ -164,7 +166,8 @@ impl Row {
             }
             Some(_) => {}
         }
-        Judgement { faults, is_generator_bound }
+        let is_starved = self.crowd.steps * 2 < self.crowd.steps_due;
+        Judgement { faults, is_generator_bound, is_starved }
     }
 }
 
@@ -176,7 +179,9 @@ pub const TABLE_HEAD: &str = "\
 /// A line of it.
 pub fn line(row: &Row, bounds: &Bounds) -> String {
     let judgement = row.judge(bounds);
-    let ratio = if judgement.is_generator_bound {
+    let ratio = if judgement.is_starved {
+        format!("not carried out ({:.2})", row.ratio)
+    } else if judgement.is_generator_bound {
         format!("generator-bound ({:.2})", row.ratio)
     } else {
         format!("{:.2}", row.ratio)
@@ -233,7 +238,7 @@ mod tests {
         assert_eq!((row.without_p99_us, row.with_p99_us), (100.0, 190.0));
         assert!((row.ratio - 1.2).abs() < 1e-9, "{}", row.ratio);
         assert_eq!((row.recovery_ms, row.newcomers), (Some(900.0), 30));
-        assert_eq!(row.judge(&BOUNDS), Judgement { faults: vec![], is_generator_bound: false });
+        assert_eq!(row.judge(&BOUNDS), Judgement { faults: vec![], is_generator_bound: false, is_starved: false });
         assert!(line(&row, &BOUNDS).starts_with("| slow-head | 1000, 0 |"), "{}", line(&row, &BOUNDS));
         let lost = Round { recovery_ms: None, ..round(1.0, 1.0) };
         assert_eq!(self::row(&[lost, round(1.0, 1.0)]).recovery_ms, None);
@@ -255,18 +260,27 @@ mod tests {
             (Row { recovery_ms: None, ..good.clone() }, "no recovery"),
         ];
         for (row, expected) in table {
-            let Judgement { faults, is_generator_bound } = row.judge(&BOUNDS);
+            let Judgement { faults, is_generator_bound, .. } = row.judge(&BOUNDS);
             assert!(faults.len() == 1 && faults[0].contains(expected), "{faults:?}");
             assert!(!is_generator_bound);
         }
         assert!(Row { turned_away: 1, may_turn_away: true, ..good }.judge(&BOUNDS).faults.is_empty());
     }
 
+    #[test]
+    fn an_attack_that_was_not_carried_out_proves_nothing() {
+        let mut row = row(&[round(100.0, 100.0)]);
+        row.crowd = Crowd { steps_due: 100, steps: 49, ..Crowd::default() };
+        assert!(row.judge(&BOUNDS).is_starved && line(&row, &BOUNDS).contains("not carried out (1.00)"));
+        row.crowd.steps = 50;
+        assert!(!row.judge(&BOUNDS).is_starved);
+    }
+
     /// 120 us more, of which the generator itself was 70 late: that says nothing about the server.
     #[test]
     fn a_late_generator_is_not_the_servers_fault() {
         let row = Row { with_late_us: 120.0, ..row(&[round(100.0, 220.0)]) };
-        assert_eq!(row.judge(&BOUNDS), Judgement { faults: vec![], is_generator_bound: true });
+        assert_eq!(row.judge(&BOUNDS), Judgement { faults: vec![], is_generator_bound: true, is_starved: false });
         assert!(line(&row, &BOUNDS).contains("generator-bound (2.20)"));
         assert!(!row.judge(&Bounds { ratio_max: 20.0, ..BOUNDS }).is_generator_bound);
     }

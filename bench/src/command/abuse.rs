@@ -85,7 +85,7 @@ pub fn run(args: &AbuseArgs) -> Result<Verdict> {
         println!("{}", judge::line(&row, &bounds));
         let judgement = row.judge(&bounds);
         faults.extend(judgement.faults.into_iter().map(|fault| format!("{}: {fault}", attack.name)));
-        is_unjudged |= judgement.is_generator_bound;
+        is_unjudged |= judgement.is_generator_bound || judgement.is_starved;
         rows.push(row);
     }
     for fault in &faults {
