@@ -180,6 +180,8 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 pub const NOTSENT_LOWAT_BYTES: u32 = 128 * 1024;
 /// Descriptors set aside for what is not a connection: listeners, store, log, signals.
 pub const DESCRIPTORS_RESERVED: usize = 64;
+/// Descriptors that the kernel's table has room for from the start: 1 MiB of its memory. With more it grows while serving.
+pub const DESCRIPTOR_TABLE_MAX: u64 = 128 * 1024;
 /// Shards that a process can have.
 pub const SHARDS_MAX: usize = 1024;
 

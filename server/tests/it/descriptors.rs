@@ -124,3 +124,14 @@ fn when_everybody_is_busy_the_newcomer_goes() {
         client.response(false).accepted();
     }
 }
+
+/// The kernel's table of descriptors is as large as it will be before anybody is served: where it grows in a process of several
+/// threads, an accept waits some 20 ms for all CPUs. A flood of 5,000 connections made 1 % of the others' reads wait 12 ms.
+#[test]
+fn the_descriptor_table_does_not_grow_while_serving() {
+    let server = Options::new().wrapped("ulimit -n 5000; exec \"$@\"").start();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid().as_raw_nonzero())).expect("it runs");
+    let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).expect("Linux tells it");
+    let size: usize = size.trim().parse().expect("a number");
+    assert!(size >= 5_000, "room for {size} descriptors");
+}
