@@ -149,7 +149,9 @@ impl Row {
             faults.push(format!("{} of {} newcomers were turned away", self.turned_away, self.newcomers));
         }
         let is_slower = self.ratio > bounds.ratio_max;
-        let (grown_us, own_us) = (self.with_p99_us - self.without_p99_us, self.with_late_us - self.without_late_us);
+        // By the ratio and not by the medians, which may be of different rounds.
+        let grown_us = self.without_p99_us * (self.ratio - 1.0);
+        let own_us = self.with_late_us - self.without_late_us;
         let is_generator_bound = is_slower && own_us * 2.0 >= grown_us;
         if is_slower && !is_generator_bound {
             faults.push(format!("others' p99 is {:.2} times that without it", self.ratio));
