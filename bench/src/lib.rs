@@ -9,6 +9,7 @@
 //! - `writes` sends writes: their rate, what they cost the reads, and how old what is read is.
 //! - `balance` counts how evenly shards share connections; `scaling` measures what another shard adds.
 //! - `memory` holds connections open, idle or never read.
+//! - `abuse` attacks a server while others use it, and says what they notice.
 //! - `report` makes one page of a run, and compares two.
 //! - `audit` checks what other clients printed; it measures nothing.
 //!
@@ -17,6 +18,7 @@
 
 #![cfg(target_os = "linux")]
 
+pub mod abuse;
 pub mod audit;
 pub mod balance;
 pub mod clock;

@@ -66,6 +66,25 @@ pub const SLOW_RECEIVE_BYTES: usize = 4 * 1024;
 /// The connect of a slow reader that is opened again; the end of a run waits for one of them at most.
 pub const SLOW_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Between two looks of an attack at what is due.
+pub const ATTACK_TICK: Duration = Duration::from_millis(1);
+/// Steps of an attack that are made up for after a pause: those of so long. What was due before is left out.
+pub const ATTACK_BEHIND_MAX: Duration = Duration::from_millis(5);
+/// From the beginning of the others' load to that of the attack: they are connected by then.
+pub const ATTACK_AFTER: Duration = Duration::from_millis(200);
+/// How long it is waited for a server to be as before an attack. Passed: it has not recovered.
+pub const RECOVERY_PATIENCE: Duration = Duration::from_secs(15);
+/// The window of others by which recovery is told: at 5,000 reads a second, 500 of them.
+pub const RECOVERY_WINDOW: Duration = Duration::from_millis(100);
+/// Between two looks at the server's memory while it is attacked.
+pub const ATTACK_LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Between two newcomers: connections for one request.
+pub const NEWCOMER_EVERY: Duration = Duration::from_millis(20);
+/// A newcomer that is not answered in this time was turned away.
+pub const NEWCOMER_PATIENCE: Duration = Duration::from_secs(2);
+/// Rounds of one attack, whatever is asked for.
+pub const ATTACK_ROUNDS_MAX: usize = 100;
+
 /// A floor's run of response copies. One response that is larger is the run.
 pub const RUN_BYTES_MAX: usize = 256 * 1024;
 /// The epoll floor's one read buffer.

@@ -198,7 +198,7 @@ pub const WHEEL_SLOTS: usize = 512;
 pub const SWEPT_PER_TICK: usize = 4096;
 /// Connections taken from the listener before others have their turn.
 pub const ACCEPTS_PER_ROUND: usize = 64;
-/// Longest idle connections that one search at the connection bound finds.
+/// Connections that one search at the connection bound finds: those that have been without a whole head longest.
 pub const ROOM_CANDIDATES: usize = 64;
 /// Wait after running out of descriptors or socket memory.
 pub const EXHAUSTED_WAIT_MS: u64 = 10;
@@ -209,6 +209,8 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 pub const NOTSENT_LOWAT_BYTES: u32 = 128 * 1024;
 /// Descriptors set aside for what is not a connection: listeners, store, log, signals.
 pub const DESCRIPTORS_RESERVED: usize = 64;
+/// Descriptors that the kernel's table has room for from the start: 1 MiB of its memory. With more it grows while serving.
+pub const DESCRIPTOR_TABLE_MAX: u64 = 128 * 1024;
 /// Shards that a process can have.
 pub const SHARDS_MAX: usize = 1024;
 

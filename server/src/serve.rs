@@ -48,8 +48,8 @@ use crate::shard::io::{Driver, probe_driver};
 use crate::shard::{self, Clocks, ShardStart};
 use crate::snapshot::{Builder, ItemChange, Snapshot};
 use crate::startup::{
-    Cores, Listeners, StartError, choose_cores, connections_per_shard, files_per_shard, given, listen,
-    passed_by_systemd, raise_descriptor_limit,
+    Cores, Listeners, StartError, choose_cores, connections_per_shard, files_per_shard, given, grow_descriptor_table,
+    listen, passed_by_systemd, raise_descriptor_limit,
 };
 use crate::{check, fill, sys};
 
@@ -153,6 +153,7 @@ fn run_behind(settings: &Settings, predecessor: &mut Option<Predecessor>) -> Res
     let keys = Arc::new(settings.keys(cluster.is_some())?);
     // The port before the file: who starts a second server by mistake must not touch the first one's file.
     let descriptors = raise_descriptor_limit();
+    grow_descriptor_table(descriptors);
     let cores = choose_cores(settings);
     let shards_count = cores.of_shard.len();
     let connections_max = connections_per_shard(settings, descriptors, shards_count)?;

@@ -9,7 +9,9 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::limits::{DESCRIPTORS_RESERVED, FILES_MAX, LISTEN_BACKLOG, NOTSENT_LOWAT_BYTES, PORT_RETRY_MS};
+use crate::limits::{
+    DESCRIPTOR_TABLE_MAX, DESCRIPTORS_RESERVED, FILES_MAX, LISTEN_BACKLOG, NOTSENT_LOWAT_BYTES, PORT_RETRY_MS,
+};
 use crate::settings::{Accept, Settings};
 
 /// Why the server cannot start, as one plain sentence with its remedy.
@@ -91,6 +93,15 @@ pub fn raise_descriptor_limit() -> u64 {
     // Refused on some systems for an unlimited hard limit: then the soft one stands.
     let _ = setrlimit(Resource::Nofile, raised);
     getrlimit(Resource::Nofile).current.unwrap_or(u64::from(u32::MAX))
+}
+
+/// Makes the kernel's table of descriptors as large as it will ever be. It grows by doubling, and in a process of several
+/// threads each time waits for all CPUs to have let go of the old one (`synchronize_rcu`): some 20 ms within an accept, in which
+/// the shard serves nobody. It never shrinks. A table for 20,000 descriptors is 256 KiB of the kernel's memory.
+pub fn grow_descriptor_table(limit: u64) {
+    let last = i32::try_from(limit.min(DESCRIPTOR_TABLE_MAX)).unwrap_or(i32::MAX) - 1;
+    // Refused where memory is short: then it grows when it must, as it would have.
+    let _ = rustix::io::fcntl_dupfd_cloexec(io::stderr(), last);
 }
 
 /// Connections that each shard may have: by setting, or what the descriptor limit leaves.

@@ -3,8 +3,9 @@
 //! - `test`: everything deterministic, one named step after another (`test`), from what each check is made of:
 //!   `imports`, `licences`, `links`, `sanitizer`, `readme`, `tutorial`, `tuning`, `transcript`, `openapi`, `manifests`,
 //!   `monitoring`, `schemathesis`, `dashboard`.
-//! - `soak`: what needs time: fuzzing, kills under load, chaos, load (`soak`).
+//! - `soak`: what needs time: fuzzing, kills under load, chaos, attacks, load (`soak`).
 //! - `stack`: Postgres, Redis and Kafka for development and for the tests (`stack`).
+//! - `abuse`: attacks on the server while others use it (`abuse`).
 //! - `swap`: the server's process replaced under load (`swap`).
 //! - `demo`: servers and a worker over a stack (`cluster`), and what a write takes to be seen (`demo`).
 //! - `chaos`: the same cluster while one of its parts fails (`chaos`).
@@ -13,6 +14,7 @@
 //! `command` runs programs, `libtest` reads what tests print, `report` counts, `tools` installs, `server` starts the
 //! server under test and `http` speaks to it.
 
+mod abuse;
 mod bench;
 mod chaos;
 mod cluster;
@@ -59,7 +61,7 @@ struct Arguments {
 enum Task {
     /// Everything deterministic: format, lints, tests on both drivers and accept modes, sanitizer, documents.
     Test(test::Arguments),
-    /// Fuzzing, kill -9 under write load, chaos, and load, for a given time.
+    /// Fuzzing, kill -9 under write load, chaos, attacks, and load, for a given time.
     Soak(soak::Arguments),
     /// Real Postgres, Redis and Kafka, for servers and workers on this machine.
     Stack {
@@ -70,6 +72,8 @@ enum Task {
     Chaos(chaos::Arguments),
     /// The server's process replaced again and again under load, while nobody may notice.
     Swap(swap::Arguments),
+    /// Attacks on the server while others use it: what they notice, its memory, and how soon it is as before.
+    Abuse(abuse::Arguments),
     /// The whole cluster on this machine: writes on one server, reads on another, and how long that takes.
     Demo,
     /// Release build, then all that is published of reads, writes, latency and memory, as one page in `bench/runs/`; with
@@ -92,6 +96,7 @@ fn main() -> ExitCode {
         Task::Stack { action } => stack::run(&action),
         Task::Chaos(arguments) => chaos::run(&arguments),
         Task::Swap(arguments) => swap::run(&arguments),
+        Task::Abuse(arguments) => abuse::run(&arguments),
         Task::Demo => demo::run(),
         Task::Bench(arguments) => suite::run(&arguments),
         Task::Peers => peers::run(),

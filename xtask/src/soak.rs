@@ -1,4 +1,5 @@
-//! `cargo xtask soak`: what needs time. Half of it goes to fuzzing, an eighth to kills, a quarter to chaos, an eighth to load.
+//! `cargo xtask soak`: what needs time. Half of it goes to fuzzing, an eighth to kills, a quarter to chaos, an eighth to load;
+//! a few swaps and each attack once are beside that.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,7 +10,7 @@ use crate::command::{build_release, cargo, command, root, scratch, succeed};
 use crate::libtest;
 use crate::report::{Report, Tally};
 use crate::server::Server;
-use crate::{chaos, sanitizer, swap, tools, tutorial};
+use crate::{abuse, chaos, sanitizer, swap, tools, tutorial};
 
 const FUZZ_TARGETS: &[&str] = &["head", "chunked", "connection", "json", "jwt", "messages", "proxy_header"];
 /// A target with a planted fault: when the fuzzer does not find it, the other targets prove nothing.
@@ -64,6 +65,10 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
     report.step("swaps under load", || {
         let is_well = swap::rounds(SWAPS, false, SWAP_EVERY)?;
         if is_well { Ok(Tally::ONE) } else { Err("somebody has noticed".to_owned()) }
+    });
+    report.step("attacks, while others use the server", || {
+        let is_well = abuse::short()?;
+        if is_well { Ok(Tally::ONE) } else { Err("somebody was hurt".to_owned()) }
     });
     report.step("load", || load(share_seconds.max(1)));
     report.step("the tutorial of docs/benchmarks.md", tutorial::check);

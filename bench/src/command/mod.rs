@@ -1,5 +1,6 @@
 //! Subcommands: arguments in, text or JSON out, and an exit code that a script can trust.
 
+mod abuse;
 mod audit;
 mod balance;
 mod cluster;
@@ -42,6 +43,8 @@ enum Command {
     Balance(balance::BalanceArgs),
     /// What another shard adds: servers of 1, 2, 4 and 8 shards interleaved; more than there are cores are called oversubscribed.
     Scale(scale::ScaleArgs),
+    /// Attacks on a server while others use it: their latency, its memory, its recovery.
+    Abuse(abuse::AbuseArgs),
     /// Whether a result of autocannon, wrk or h2load agrees with itself; every finding shows its arithmetic.
     Audit(audit::AuditArgs),
     /// What figures of this machine depend on: CPUs, kernel and its settings, compiler, commit.
@@ -102,6 +105,7 @@ fn run(command: Command) -> Result<Verdict> {
         Command::Pairs(args) => writes::run_pairs(&args),
         Command::Balance(args) => balance::run(&args),
         Command::Scale(args) => scale::run(&args),
+        Command::Abuse(args) => abuse::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Machine(args) => machine::run(&args),
         Command::Report(args) => report::run(&args),

@@ -52,7 +52,12 @@ impl ServerArgs {
 
     /// How a server on a data file would be started.
     pub fn on_file(&self) -> Result<ServerOptions> {
-        Ok(self.options(Backing::File { todos_count: self.todos })?.0)
+        Ok(self.on_file_beside()?.0)
+    }
+
+    /// The same, and the CPU of the generators.
+    pub fn on_file_beside(&self) -> Result<(ServerOptions, usize)> {
+        self.options(Backing::File { todos_count: self.todos })
     }
 
     /// Another server of the same kind with these settings besides, on the same CPUs.
@@ -85,6 +90,7 @@ impl ServerArgs {
             cpus,
             shards_count: self.shards,
             accept: None,
+            descriptors_max: None,
             backing,
             variables: self.settings.clone(),
             data_directory: self.data_dir.clone().or(beside.map(PathBuf::from)).unwrap_or_else(|| ".".into()),

@@ -65,6 +65,9 @@ pub struct Generator<B> {
     faults: Faults,
     latency: Histogram<u64>,
     late_ns_max: u64,
+    late: Histogram<u64>,
+    /// Since when a connection has been idle without a break.
+    idle_since_ns: u64,
     sends: Sends,
     server: Option<Pid>,
     warmup: Duration,
@@ -125,6 +128,8 @@ impl<B: Bodies> Generator<B> {
             faults: Faults::default(),
             latency: latency_histogram(),
             late_ns_max: 0,
+            late: latency_histogram(),
+            idle_since_ns: 0,
             sends: Sends::Nothing,
             // One thread looks at the server's CPU, at the ends of its own window.
             server: options.server.filter(|_| thread_index == 0),
@@ -152,6 +157,7 @@ impl<B: Bodies> Generator<B> {
         self.turns_until(begin_ns)?;
         self.latency.reset();
         self.late_ns_max = 0;
+        self.late.reset();
         let begin = Mark::now(self.responses, self.server)?;
         self.turns_until(end_ns)?;
         let end = Mark::now(self.responses, self.server)?;
@@ -167,7 +173,7 @@ impl<B: Bodies> Generator<B> {
                 (latency, self.late_ns_max, 0)
             }
         };
-        Ok((Report { begin, end, faults: self.faults, latency, late_ns_max, never_sent }, self.bodies))
+        Ok((Report { begin, end, faults: self.faults, latency, late_ns_max, late: self.late, never_sent }, self.bodies))
     }
 
     fn turns_until(&mut self, deadline_ns: u64) -> Result<()> {
@@ -238,6 +244,7 @@ impl<B: Bodies> Generator<B> {
         {
             self.idle.pop_front();
             self.late_ns_max = self.late_ns_max.max(now_ns - due_ns);
+            self.late.saturating_record(now_ns.saturating_sub(due_ns.max(self.idle_since_ns)).min(LATENCY_NS_MAX));
             if self.connections[index].socket.is_some() {
                 self.send_block(index, due_ns, now_ns);
             }
@@ -323,7 +330,12 @@ impl<B: Bodies> Generator<B> {
         self.latency.saturating_record(latency_ns.min(LATENCY_NS_MAX));
         match self.sends {
             Sends::OnAnswer => self.send_block(index, now_ns, now_ns),
-            Sends::Paced(_) => self.idle.push_back(index),
+            Sends::Paced(_) => {
+                if self.idle.is_empty() {
+                    self.idle_since_ns = now_ns;
+                }
+                self.idle.push_back(index);
+            }
             Sends::Nothing => {}
         }
     }

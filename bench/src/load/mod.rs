@@ -20,7 +20,7 @@ mod pace;
 mod progress;
 mod report;
 pub mod slow;
-mod socket;
+pub(crate) mod socket;
 
 pub use pace::Pace;
 pub use progress::Progress;
@@ -126,6 +126,9 @@ pub struct Outcome {
     pub latency: Histogram<u64>,
     /// The latest that a block left after it was due (open loop).
     pub late_ns_max: u64,
+    /// How late each block left, counted from when it was due and a connection was free for it (open loop): what the generator,
+    /// and not the server, is to blame for.
+    pub late: Histogram<u64>,
     /// Blocks that were due within the window and never left, because every connection still waited (open loop).
     pub never_sent: u64,
     /// Share of the generator's cores in use, 0 to 1.

@@ -44,6 +44,7 @@ pub struct Report {
     pub faults: Faults,
     pub latency: Histogram<u64>,
     pub late_ns_max: u64,
+    pub late: Histogram<u64>,
     pub never_sent: u64,
 }
 
@@ -57,13 +58,14 @@ pub fn merge(reports: impl ExactSizeIterator<Item = Report>) -> Outcome {
         faults: Faults::default(),
         latency: latency_histogram(),
         late_ns_max: 0,
+        late: latency_histogram(),
         never_sent: 0,
         generator_busy: 0.0,
         generator_waited: 0.0,
         generator_was_limit: false,
         server: None,
     };
-    for Report { begin, end, faults, latency, late_ns_max, never_sent } in reports {
+    for Report { begin, end, faults, latency, late_ns_max, late, never_sent } in reports {
         outcome.begin_ns = outcome.begin_ns.min(begin.at_ns);
         outcome.end_ns = outcome.end_ns.max(end.at_ns);
         outcome.responses += end.responses - begin.responses;
@@ -78,6 +80,7 @@ pub fn merge(reports: impl ExactSizeIterator<Item = Report>) -> Outcome {
         outcome.faults.add(faults);
         outcome.latency += latency;
         outcome.late_ns_max = outcome.late_ns_max.max(late_ns_max);
+        outcome.late += late;
         outcome.never_sent += never_sent;
     }
     outcome
@@ -92,7 +95,9 @@ mod tests {
         let end =
             Mark { at_ns: 2_000, responses: 25, own_cpu_ns: 70 + busy_ns, own_waited_ns: 30 + waited_ns, server: None };
         let faults = Faults { unanswered: 1, ..Faults::default() };
-        Report { begin, end, faults, latency: latency_histogram(), late_ns_max: busy_ns, never_sent: 2 }
+        let (latency, mut late) = (latency_histogram(), latency_histogram());
+        late.record(busy_ns).expect("in bounds");
+        Report { begin, end, faults, latency, late_ns_max: busy_ns, late, never_sent: 2 }
     }
 
     #[test]
@@ -104,7 +109,7 @@ mod tests {
             let mean = (100.0 + busy_ns as f64) / 2.0 / 1_000.0;
             assert!((outcome.generator_busy - mean).abs() < 1e-9, "{}", outcome.generator_busy);
             assert_eq!((outcome.responses, outcome.never_sent, outcome.faults.unanswered), (40, 4, 2));
-            assert_eq!(outcome.late_ns_max, busy_ns);
+            assert_eq!((outcome.late_ns_max, outcome.late.len()), (busy_ns, 2));
         }
     }
 }

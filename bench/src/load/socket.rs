@@ -43,7 +43,15 @@ pub fn open(address: &SocketAddr) -> io::Result<TcpStream> {
 
 /// Begins to connect; whether that is done already, as it often is within a host.
 pub fn begin_open(address: &SocketAddr) -> io::Result<(TcpStream, bool)> {
+    begin_open_with(address, None)
+}
+
+/// The same with a receive buffer of so many bytes; the system's when absent.
+pub fn begin_open_with(address: &SocketAddr, receive_bytes: Option<usize>) -> io::Result<(TcpStream, bool)> {
     let socket = Socket::new(Domain::for_address(*address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if let Some(bytes) = receive_bytes {
+        socket.set_recv_buffer_size(bytes)?;
+    }
     socket.set_tcp_nodelay(true)?;
     let is_open = match socket.connect(&(*address).into()) {
         Ok(()) => true,

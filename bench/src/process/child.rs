@@ -27,6 +27,8 @@ pub struct ServerOptions {
     pub shards_count: usize,
     /// `ACCEPT`; the server's own default when absent.
     pub accept: Option<&'static str>,
+    /// Its limit of descriptors (`ulimit -n`); ours when absent.
+    pub descriptors_max: Option<usize>,
     /// What it stands on.
     pub backing: Backing,
     /// Where a directory of its own is made. On a disk: in memory an fsync costs nothing.
@@ -67,7 +69,7 @@ impl Server {
             tempfile::tempdir_in(&options.data_directory).context("making a directory for the data file")?;
         let port = free_port().context("looking for a free port")?;
         let log = File::create(directory.path().join("log")).context("making a log file")?;
-        let mut command = options.backing.command(&options.binary, directory.path())?;
+        let mut command = options.backing.command(&options.binary, directory.path(), options.descriptors_max)?;
         command
             .env("HTTP_HOST", "127.0.0.1")
             .env("HTTP_PORT", port.to_string())
@@ -125,7 +127,7 @@ impl Server {
 
     /// A token for writes, made by the server's own subcommand.
     pub fn token(&self) -> Result<String> {
-        let mut command = self.backing.command(&self.binary, self.directory.path())?;
+        let mut command = self.backing.command(&self.binary, self.directory.path(), None)?;
         command.args(["token", "--sub", "bench", "--ttl", "24h"]);
         let output = command.output().context("running the token subcommand")?;
         let token = String::from_utf8_lossy(&output.stdout).trim().to_owned();
@@ -176,8 +178,16 @@ impl Server {
 
 impl Backing {
     /// The server's binary with the environment that names this.
-    fn command(self, binary: &Path, directory: &Path) -> Result<Command> {
-        let mut command = Command::new(binary);
+    fn command(self, binary: &Path, directory: &Path, descriptors_max: Option<usize>) -> Result<Command> {
+        let mut command = match descriptors_max {
+            None => Command::new(binary),
+            // A shell sets the limit before the program's first instruction, and becomes the program: the same process.
+            Some(count) => {
+                let mut shell = Command::new("sh");
+                shell.arg("-c").arg(format!("ulimit -n {count} && exec \"$0\"")).arg(binary);
+                shell
+            }
+        };
         match self {
             Backing::File { todos_count } => {
                 for variable in CLUSTER_VARIABLES {

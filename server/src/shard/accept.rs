@@ -190,48 +190,51 @@ impl Shard {
         }
     }
 
-    /// Closes the connection that has been idle longest; false when none is.
+    /// Closes the connection that has been without a whole head longest; false when everybody has one in hand.
     fn make_room(&self) -> bool {
-        let Some(peer) = self.longest_idle() else { return false };
+        let Some(peer) = self.longest_headless() else { return false };
         self.counters.cut.add(1);
         self.decide(|site| peer.machine.borrow_mut().abandon(site));
         peer.shutdown(Direction::Both);
         true
     }
 
-    /// Who has been idle longest. A search looks at everybody, so one serves all newcomers of its tick: a flood costs the
-    /// shard twenty searches a second, and more newcomers than that find nobody who makes room.
-    fn longest_idle(&self) -> Option<Rc<Peer>> {
+    /// Who has been idle, or sending a head, longest. Were only idle ones taken, heads that never end would push out those who
+    /// use the server and happen to be between two requests. A search looks at everybody, so one serves all newcomers of
+    /// its tick: a flood costs the shard twenty searches a second, and more newcomers than that find nobody who makes room.
+    fn longest_headless(&self) -> Option<Rc<Peer>> {
         let mut room = self.room.borrow_mut();
         let now_ms = self.site.borrow().now.tick_ms;
         if room.searched_ms != Some(now_ms) {
             room.searched_ms = Some(now_ms);
-            room.longest_idle = self.search_idle();
+            room.candidates = self.search_headless();
         }
-        let is_idle = |peer: &Rc<Peer>| peer.machine.borrow().idle_since_ms().is_some();
-        while let Some(key) = room.longest_idle.pop() {
-            if let Some(peer) = self.peer(key).filter(is_idle) {
+        while let Some((since_ms, key)) = room.candidates.pop() {
+            // Who has asked since the search is not who was found.
+            let is_still = |peer: &Rc<Peer>| peer.machine.borrow().headless_since_ms() == Some(since_ms);
+            if let Some(peer) = self.peer(key).filter(is_still) {
                 return Some(peer);
             }
         }
         None
     }
 
-    fn search_idle(&self) -> Vec<PeerKey> {
+    fn search_headless(&self) -> Vec<(u64, PeerKey)> {
         let peers = self.peers.borrow();
-        let since = |peer: &Rc<Peer>| Some((peer.machine.borrow().idle_since_ms()?, peer.key));
-        let mut idle: Vec<_> = peers.iter().filter_map(|(_, peer)| since(peer)).collect();
-        idle.sort_unstable_by_key(|(since_ms, _)| *since_ms);
-        idle.truncate(ROOM_CANDIDATES);
-        idle.into_iter().rev().map(|(_, key)| key).collect()
+        let since = |peer: &Rc<Peer>| Some((peer.machine.borrow().headless_since_ms()?, peer.key));
+        let mut found: Vec<_> = peers.iter().filter_map(|(_, peer)| since(peer)).collect();
+        found.sort_unstable_by_key(|(since_ms, _)| *since_ms);
+        found.truncate(ROOM_CANDIDATES);
+        found.reverse();
+        found
     }
 }
 
 /// Who makes room for newcomers at the connection bound.
 #[derive(Default)]
 pub struct Room {
-    /// Candidates, the longest idle last; looked at again before they are taken.
-    longest_idle: Vec<PeerKey>,
+    /// Since when, in ticks, and who: the longest last. Looked at again before they are taken.
+    candidates: Vec<(u64, PeerKey)>,
     /// Tick of the last search.
     searched_ms: Option<u64>,
 }

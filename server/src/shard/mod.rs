@@ -55,7 +55,7 @@ pub struct ShardStart {
     pub index: u16,
     /// How it waits for the kernel.
     pub driver: Driver,
-    /// Connections that it may have at once; one more makes the longest idle one go.
+    /// Connections that it may have at once; one more makes the one go that has been without a whole head longest.
     pub connections_max: usize,
     /// Files of ready-made responses that it may have open.
     pub files_max: usize,

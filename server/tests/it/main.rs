@@ -12,6 +12,7 @@
     reason = "tests ask clocks, wait between looks, and say what they saw"
 )]
 
+mod abuse;
 mod access_log;
 #[cfg(target_os = "linux")]
 mod admission;

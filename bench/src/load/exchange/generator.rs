@@ -53,6 +53,9 @@ pub struct Generator<'o> {
     faults: Faults,
     latency: Histogram<u64>,
     late_ns_max: u64,
+    late: Histogram<u64>,
+    /// Since when a connection has been idle without a break.
+    idle_since_ns: u64,
     sends: Sends,
     /// When connections that are being opened are looked at next.
     look_ns: u64,
@@ -91,6 +94,7 @@ impl Engine for Generator<'_> {
         self.turns_until(begin_ns)?;
         self.latency.reset();
         self.late_ns_max = 0;
+        self.late.reset();
         let server = self.options.server.filter(|_| self.thread_index == 0);
         let begin = Mark::now(self.responses, server)?;
         self.turns_until(end_ns)?;
@@ -109,8 +113,8 @@ impl Engine for Generator<'_> {
         };
         let Checks { json_checked, newest_checked, unread, .. } = self.checks;
         let exchanges = Exchanges { json_checked, newest_checked, unread, ..self.exchanges };
-        let late_ns_max = self.late_ns_max;
-        Ok((Report { begin, end, faults: self.faults, latency, late_ns_max, never_sent }, exchanges))
+        let (faults, late_ns_max, late) = (self.faults, self.late_ns_max, self.late);
+        Ok((Report { begin, end, faults, latency, late_ns_max, late, never_sent }, exchanges))
     }
 }
 
@@ -134,6 +138,8 @@ impl<'o> Generator<'o> {
             faults: Faults::default(),
             latency: latency_histogram(),
             late_ns_max: 0,
+            late: latency_histogram(),
+            idle_since_ns: 0,
             sends: Sends::Nothing,
             look_ns: 0,
         };
@@ -235,6 +241,7 @@ impl<'o> Generator<'o> {
         {
             self.idle.pop_front();
             self.late_ns_max = self.late_ns_max.max(now_ns - due_ns);
+            self.late.saturating_record(now_ns.saturating_sub(due_ns.max(self.idle_since_ns)).min(LATENCY_NS_MAX));
             self.send_block(index, due_ns);
         }
     }
@@ -434,7 +441,12 @@ impl<'o> Generator<'o> {
     fn be_ready(&mut self, index: usize) {
         match self.sends {
             Sends::OnAnswer => self.send_block(index, clock::now_ns()),
-            Sends::Paced(_) => self.idle.push_back(index),
+            Sends::Paced(_) => {
+                if self.idle.is_empty() {
+                    self.idle_since_ns = clock::now_ns();
+                }
+                self.idle.push_back(index);
+            }
             Sends::Nothing => {}
         }
     }

@@ -414,9 +414,11 @@ impl Connection {
         }
     }
 
-    /// When its idle time began, in ticks, if it is idle.
-    pub fn idle_since_ms(&self) -> Option<u64> {
-        (self.is_between_requests() && self.output.is_empty()).then_some(self.began_ms)
+    /// Since when it has been without a whole head, in ticks, if nothing else is waited for: since its idle time began, or a
+    /// head, or the header of its proxy, that is not whole yet.
+    pub fn headless_since_ms(&self) -> Option<u64> {
+        (matches!(self.phase, Phase::ProxyHeader | Phase::Head) && self.starved && self.output.is_empty())
+            .then_some(self.began_ms)
     }
 
     /// When its client last took something that it was owed, in ticks, if it is owed anything.

@@ -209,6 +209,12 @@ impl Client {
         self.stream.shutdown(Shutdown::Write).expect("the connection is there");
     }
 
+    /// Ends the connection with a reset, whatever is on its way.
+    pub fn reset(self) {
+        let socket = socket2::SockRef::from(&self.stream);
+        socket.set_linger(Some(Duration::ZERO)).expect("the connection is there");
+    }
+
     /// The bytes' other end, for a thread that writes while this one reads.
     pub fn writer(&self) -> TcpStream {
         self.stream.try_clone().expect("a descriptor")

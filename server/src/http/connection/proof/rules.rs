@@ -1124,19 +1124,26 @@ fn a_known_head_in_two_pieces_leaves_nothing_behind() {
 #[test]
 fn the_shard_is_told_what_it_may_cut() {
     let mut client = Client::new();
-    assert_eq!(client.machine.idle_since_ms(), Some(START_TICK_MS));
+    assert_eq!(client.machine.headless_since_ms(), Some(START_TICK_MS));
     client.pass(500);
     client.machine.receive(get("/todos").as_bytes(), &mut client.site);
     let snapshot_replaced = client.site.held.snapshot.replaced_bytes();
-    assert_eq!(client.machine.idle_since_ms(), None);
+    assert_eq!(client.machine.headless_since_ms(), None);
     assert_eq!(client.machine.owed_since_ms(), Some(START_TICK_MS + 500));
     assert_eq!(client.machine.oldest_held_replaced_bytes(), Some(snapshot_replaced), "it leaves as slices");
     client.pass(100);
     client.settle();
-    assert_eq!(client.machine.idle_since_ms(), Some(START_TICK_MS + 600));
+    assert_eq!(client.machine.headless_since_ms(), Some(START_TICK_MS + 600));
     assert_eq!((client.machine.owed_since_ms(), client.machine.oldest_held_replaced_bytes()), (None, None));
     client.pass(100);
     client.send("GET");
     assert_eq!(client.machine.unfinished_since_ms(), Some(START_TICK_MS + 700));
-    assert_eq!(client.machine.idle_since_ms(), None);
+    assert_eq!(
+        client.machine.headless_since_ms(),
+        Some(START_TICK_MS + 700),
+        "a head that is not whole is not activity"
+    );
+    client.pass(100);
+    client.send(" /todos?limit=1 HTTP/1.1\r\n");
+    assert_eq!(client.machine.headless_since_ms(), Some(START_TICK_MS + 700), "nor is more of it");
 }
