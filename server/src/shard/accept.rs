@@ -122,13 +122,12 @@ impl Shard {
     /// A connection of the process before this one is looked up again, and not refused.
     fn admit_moved(&self, socket: &OwnedFd) -> Admitted {
         let mut site = self.site.borrow_mut();
-        match io::peer_address(socket).filter(|_| site.purses.is_by_address()) {
-            Some(address) => {
-                let now_ms = site.now.tick_ms;
-                site.purses.admit_moved(address, now_ms)
-            }
-            None => Admitted::default(),
+        if !site.purses.is_by_address() {
+            return Admitted::default();
         }
+        let now_ms = site.now.tick_ms;
+        // Who has gone meanwhile ends by himself, and asks for nothing more.
+        io::peer_address(socket).map_or_else(Admitted::default, |address| site.purses.admit_moved(address, now_ms))
     }
 
     fn forget(&self, admitted: Admitted) {
