@@ -5,6 +5,7 @@
 //!     machine.json            what the figures depend on
 //!     matrix.json             CPU per read, server and floors interleaved
 //!     matrix-peers.json       beside the servers of others
+//!     armour.json             all that defends and watches switched on, beside all of it off
 //!     matrix-writes-*.json    the same beside writes, and the age of what is read
 //!     latency-*.json          an open loop's latency, rate by rate
 //!     memory-*.json           idle connections, and clients that never read
@@ -44,6 +45,21 @@ const PEER_CELLS: [&str; 5] = [
 /// Writes a second beside which reads are measured, and how many are in flight on each of 64 connections: one at a time
 /// would wait for the disk more often than 20,000 a second allow.
 const WRITE_RATES: [(&str, &str); 2] = [("5000", "1"), ("20000", "16")];
+/// Reads with everything switched on that defends and watches, so high that nothing is refused; beside the same server without.
+const ARMOUR_CELLS: [&str; 2] = ["limit=10,conns=64,depth=16", "limit=10,conns=64,depth=1"];
+const ARMOUR_GATES: [&str; 2] =
+    ["limit=10,conns=64,depth=16,over=variant,max=1.03", "limit=10,conns=64,depth=1,over=variant,max=1.03"];
+const ARMOUR: [&str; 7] = [
+    "ACCESS_LOG=stderr",
+    "CONNECTIONS_PER_ADDRESS=10000",
+    "NEW_CONNECTIONS_PER_SECOND=1000000",
+    "REQUESTS_PER_SECOND=10000000",
+    "WRITES_PER_SECOND_PER_SUBJECT=10000000",
+    "PROXY_FROM=192.0.2.0/24",
+    "TRUSTED_NETWORKS=198.51.100.0/24",
+];
+/// Deadlines and counters cannot be switched off: what they cost is in every ratio over a floor.
+const WITHOUT_ARMOUR: &str = "ACCESS_LOG=off";
 /// Reads a second, one at a time on each connection, whose latency is taken.
 const READ_RATES: [&str; 3] = ["5000", "20000", "50000"];
 
@@ -129,6 +145,11 @@ fn measurements(arguments: &Arguments, directory: &Path, peers: &Path) -> Vec<(S
     let references = ["--references", "floor-epoll,floor-uring", "--rounds-max", &rounds, "--rounds-min", &rounds];
     let beside = ["--seconds", window, "--peers", &peers.to_string_lossy()];
     add("matrix-peers.json".to_owned(), &[&["matrix"][..], &references, &beside, &cells].concat());
+    let cells = ARMOUR_CELLS.iter().flat_map(|cell| ["--cell", cell]);
+    let gates = ARMOUR_GATES.iter().flat_map(|gate| ["--gate", gate]);
+    let settings = ARMOUR.iter().flat_map(|setting| ["--set", setting]).chain(["--variant", WITHOUT_ARMOUR]);
+    let armour: Vec<&str> = cells.chain(gates).chain(settings).collect();
+    add("armour.json".to_owned(), &[&["matrix"][..], &timing, &armour].concat());
     for (rate, depth) in WRITE_RATES {
         let beside = ["--writes-only", "--writes", rate, "--writes-depth", depth, "--age-seconds", age];
         add(format!("matrix-writes-{rate}.json"), &[&["matrix"][..], &timing, &beside].concat());

@@ -127,14 +127,18 @@ impl Shard {
     /// A connection of the process before this one is looked up again, and not refused.
     fn admit_moved(&self, socket: &OwnedFd, client: Client) -> Admitted {
         let mut site = self.site.borrow_mut();
+        if !site.purses.is_by_address() {
+            return Admitted::default();
+        }
         let address = match client {
-            _ if !site.purses.is_by_address() => None,
-            Client::Awaited => None,
-            Client::Named(address) => Some(address),
             Client::Direct => io::peer_address(socket),
+            Client::Named(address) => Some(address),
+            // It is looked up when it is named.
+            Client::Awaited => None,
         };
         let now_ms = site.now.tick_ms;
-        address.map_or(Admitted::default(), |address| site.purses.admit_moved(address, now_ms))
+        // Who has gone meanwhile ends by himself, and asks for nothing more.
+        address.map_or_else(Admitted::default, |address| site.purses.admit_moved(address, now_ms))
     }
 
     fn forget(&self, admitted: Admitted) {
