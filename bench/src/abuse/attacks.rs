@@ -392,7 +392,7 @@ fn random_bytes(turn: &mut Turn<'_>) -> Act {
     }
 }
 
-/// A ClientHello of TLS 1.2: record, handshake, version, random, no session, one cipher suite, no compression.
+/// A `ClientHello` of TLS 1.2: record, handshake, version, random, no session, one cipher suite, no compression.
 fn client_hello(turn: &mut Turn<'_>) -> Act {
     match turn.step {
         0 => {
@@ -407,7 +407,11 @@ fn client_hello(turn: &mut Turn<'_>) -> Act {
 }
 
 fn bad_tokens(turn: &mut Turn<'_>) -> Act {
-    if turn.step % 2 == 0 { Act::Send(turn.words.write(&turn.words.forged).repeat(16)) } else { Act::Read(64 * 1024) }
+    if turn.step.is_multiple_of(2) {
+        Act::Send(turn.words.write(&turn.words.forged).repeat(16))
+    } else {
+        Act::Read(64 * 1024)
+    }
 }
 
 fn refused(turn: &mut Turn<'_>) -> Act {
@@ -439,7 +443,7 @@ fn refused_request(number: u64, words: &Words) -> Vec<u8> {
 }
 
 fn dear_reads(turn: &mut Turn<'_>) -> Act {
-    if turn.step % 25 > 0 {
+    if !turn.step.is_multiple_of(25) {
         return Act::Read(256 * 1024);
     }
     // Behind a random place in the last of times: nearly the whole list, never the same one.

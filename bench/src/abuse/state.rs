@@ -9,9 +9,9 @@ use std::fs;
 /// A look at the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// Resident memory (VmRSS).
+    /// Resident memory (`VmRSS`).
     pub resident_bytes: u64,
-    /// Its highest since the process began (VmHWM).
+    /// Its highest since the process began (`VmHWM`).
     pub highest_bytes: u64,
     /// Descriptors open.
     pub descriptors_count: usize,
@@ -26,9 +26,9 @@ pub struct State {
 /// Resident memory now, and its highest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resident {
-    /// VmRSS.
+    /// `VmRSS`.
     pub now_bytes: u64,
-    /// VmHWM.
+    /// `VmHWM`.
     pub highest_bytes: u64,
 }
 
