@@ -203,8 +203,9 @@ impl Shard {
         true
     }
 
-    /// Who has been idle, or sending a head, longest. Were only idle ones taken, heads that never end would push out those who
-    /// use the server and happen to be between two requests. A search looks at everybody, so one serves all newcomers of
+    /// Who has been idle, or sending a head, longest, and has never asked if there is such a one. Were only idle ones taken,
+    /// heads that never end would push out those who use the server and happen to be between two requests; were it by time
+    /// alone, a flood would push out those who ask less often than it comes anew. A search looks at everybody, so one serves all newcomers of
     /// its tick: a flood costs the shard twenty searches a second, and more newcomers than that find nobody who makes room.
     fn longest_headless(&self) -> Option<Rc<Peer>> {
         let mut room = self.room.borrow_mut();
@@ -213,9 +214,9 @@ impl Shard {
             room.searched_ms = Some(now_ms);
             room.candidates = self.search_headless();
         }
-        while let Some((since_ms, key)) = room.candidates.pop() {
+        while let Some((order, key)) = room.candidates.pop() {
             // Who has asked since the search is not who was found.
-            let is_still = |peer: &Rc<Peer>| peer.machine.borrow().headless_since_ms() == Some(since_ms);
+            let is_still = |peer: &Rc<Peer>| peer.machine.borrow().room_order() == Some(order);
             if let Some(peer) = self.peer(key).filter(is_still) {
                 return Some(peer);
             }
@@ -223,11 +224,11 @@ impl Shard {
         None
     }
 
-    fn search_headless(&self) -> Vec<(u64, PeerKey)> {
+    fn search_headless(&self) -> Vec<((bool, u64), PeerKey)> {
         let peers = self.peers.borrow();
-        let since = |peer: &Rc<Peer>| Some((peer.machine.borrow().headless_since_ms()?, peer.key));
-        let mut found: Vec<_> = peers.iter().filter_map(|(_, peer)| since(peer)).collect();
-        found.sort_unstable_by_key(|(since_ms, _)| *since_ms);
+        let order = |peer: &Rc<Peer>| Some((peer.machine.borrow().room_order()?, peer.key));
+        let mut found: Vec<_> = peers.iter().filter_map(|(_, peer)| order(peer)).collect();
+        found.sort_unstable_by_key(|(order, _)| *order);
         found.truncate(ROOM_CANDIDATES);
         found.reverse();
         found
@@ -237,8 +238,8 @@ impl Shard {
 /// Who makes room for newcomers at the connection bound.
 #[derive(Default)]
 pub struct Room {
-    /// Since when, in ticks, and who: the longest last. Looked at again before they are taken.
-    candidates: Vec<(u64, PeerKey)>,
+    /// In which order, and who: the first to go last. Looked at again before they are taken.
+    candidates: Vec<((bool, u64), PeerKey)>,
     /// Tick of the last search.
     searched_ms: Option<u64>,
 }

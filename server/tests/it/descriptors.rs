@@ -103,6 +103,24 @@ fn at_the_connection_bound_the_longest_idle_makes_room() {
     }
 }
 
+/// Who has asked once stays, however long ago that was, while there is somebody who never has.
+#[test]
+fn who_has_never_asked_makes_room_first() {
+    let server = Options::new().flag("--shards", 1).flag("--connections-max", 3).start();
+    let mut user = server.connect();
+    assert_eq!(user.ask(&get("/health")).status, 200);
+    let mut flood: Vec<Client> = Vec::new();
+    for turn in 0..20 {
+        flood.push(server.connect());
+        let opening: &[u8] = if turn % 2 == 0 { b"" } else { b"GET /todos HT" };
+        // Who was turned away already may say so.
+        let _ = flood.last_mut().is_some_and(|client| client.try_send(opening));
+        std::thread::sleep(Duration::from_millis(60));
+    }
+    assert!(server.metric("todo_cut_total") >= 10.0, "somebody had to go");
+    assert_eq!(user.ask(&get("/todos?limit=1")).status, 200);
+}
+
 #[test]
 fn when_everybody_is_busy_the_newcomer_goes() {
     let server = Options::new().flag("--shards", 1).flag("--connections-max", 3).start();

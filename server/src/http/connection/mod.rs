@@ -116,6 +116,8 @@ pub struct Connection {
     scanned: u32,
     /// More is here of a head than the empty line that may precede it.
     head_begun: bool,
+    /// It has sent a whole head.
+    has_asked: bool,
     /// When the head, body, linger or idle time began, in ticks.
     began_ms: u64,
     /// When the client last took [`PROGRESS_BYTES`], in ticks, and what it has taken since.
@@ -166,6 +168,7 @@ impl Connection {
             input_start: 0,
             scanned: 0,
             head_begun: false,
+            has_asked: false,
             began_ms: tick_ms,
             progress_ms: tick_ms,
             progress_bytes: 0,
@@ -416,9 +419,15 @@ impl Connection {
 
     /// Since when it has been without a whole head, in ticks, if nothing else is waited for: since its idle time began, or a
     /// head, or the header of its proxy, that is not whole yet.
-    pub fn headless_since_ms(&self) -> Option<u64> {
+    fn headless_since_ms(&self) -> Option<u64> {
         (matches!(self.phase, Phase::ProxyHeader | Phase::Head) && self.starved && self.output.is_empty())
             .then_some(self.began_ms)
+    }
+
+    /// The order in which connections make room where there is none: those that have never sent a whole head go before those
+    /// that have, and among them who has been without one longest. `None` while a request is in hand.
+    pub fn room_order(&self) -> Option<(bool, u64)> {
+        Some((self.has_asked, self.headless_since_ms()?))
     }
 
     /// When its client last took something that it was owed, in ticks, if it is owed anything.

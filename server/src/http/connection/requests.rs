@@ -151,6 +151,7 @@ impl Connection {
         };
         self.scanned = 0;
         self.head_begun = false;
+        self.has_asked = true;
         let bytes = &rest[start..end];
         let hash = known::hash(bytes);
         if let Some(index) = site.known.find(bytes, hash)
