@@ -116,7 +116,7 @@ fn print_settings() {
             (_, Some(ValueSource::CommandLine)) => " (file)",
             _ => "",
         };
-        println!("  {name:<26} {value}{source}");
+        println!("  {name:<29} {value}{source}");
     }
 }
 
