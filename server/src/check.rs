@@ -130,7 +130,7 @@ fn print_settings() {
             (_, Some(ValueSource::CommandLine)) => " (file)",
             _ => "",
         };
-        println!("  {name:<26} {value}{source}");
+        println!("  {name:<29} {value}{source}");
     }
 }
 

@@ -84,7 +84,7 @@ fn check_says_what_is_in_force_and_every_problem() {
     let good = say(folder.path(), &["check", "--http-port", "0", "--jwt-secret", SECRET, "--limit-max", "77"]);
     assert_eq!(good.code, Some(0), "{} {}", good.out, good.error);
     for (name, value) in [("LIMIT_MAX", "77 (flag)"), ("JWT_SECRET", "set, and not shown (flag)"), ("LOG", "info")] {
-        let line = format!("\n  {name:<26} {value}\n");
+        let line = format!("\n  {name:<29} {value}\n");
         assert!(good.out.contains(&line), "{line}: {}", good.out);
     }
     assert!(good.out.ends_with("\nno problems\n"), "{}", good.out);
