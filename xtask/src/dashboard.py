@@ -319,7 +319,7 @@ def is_contained(check, port):
 
 def main(port, token, folder):
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:  # the browser's last process may still write
         browser = Browser(profile)
         try:
             browser.open()

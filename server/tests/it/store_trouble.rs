@@ -48,7 +48,11 @@ fn a_full_queue_refuses_within_milliseconds() {
             client.send(&group);
             waiting.push((client, GROUP_WRITES));
         }
-        assert!(waiting.len() < CONNECTIONS_MAX, "a bounded queue is full in the end");
+        assert!(
+            waiting.len() < CONNECTIONS_MAX,
+            "a bounded queue is full in the end: {}",
+            what_became_of_writes(&server)
+        );
     };
     while server.metric("todo_queue_full_total") == 0.0 {
         fill(50);
@@ -140,6 +144,21 @@ fn a_write_error_is_never_a_202() {
 }
 
 /// The clients of one test may be more than a process may have by default.
+/// The lines of its metrics that say it.
+fn what_became_of_writes(server: &Server) -> String {
+    let metrics = server.connect().ask(&get("/metrics"));
+    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+    let says = |line: &&str| {
+        ["queue", "rejects", "answers", "responses", "store", "connections"].iter().any(|word| line.contains(word))
+    };
+    metrics
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.ends_with(" 0"))
+        .filter(says)
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).expect("up to the hard one");
