@@ -143,7 +143,6 @@ fn a_write_error_is_never_a_202() {
     client.ask(&server.post("and writing is back")).accepted();
 }
 
-/// The clients of one test may be more than a process may have by default.
 /// The lines of its metrics that say it.
 fn what_became_of_writes(server: &Server) -> String {
     let metrics = server.connect().ask(&get("/metrics"));
@@ -159,6 +158,7 @@ fn what_became_of_writes(server: &Server) -> String {
         .join("; ")
 }
 
+/// The clients of one test may be more than a process may have by default.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).expect("up to the hard one");
