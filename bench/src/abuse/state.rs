@@ -3,6 +3,7 @@
 use crate::error::{Context, Error, Result};
 use crate::process::child::Server;
 use crate::process::counters::metric_sum;
+use crate::process::memory::kibibytes;
 use serde::{Deserialize, Serialize};
 use std::fs;
 
@@ -72,10 +73,7 @@ impl Resident {
     }
 
     fn parse(status: &str) -> Option<Resident> {
-        let bytes = |name| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            line.split_ascii_whitespace().next()?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
-        };
+        let bytes = |name| kibibytes(status, name).map(|count| count * 1024);
         Some(Resident { now_bytes: bytes("VmRSS:")?, highest_bytes: bytes("VmHWM:")? })
     }
 }

@@ -26,7 +26,7 @@ pub struct MatrixArgs {
     references: Option<Vec<Kind>>,
     /// Beside the server run it again with this setting, `NAME=value`, instead of those of --set; may be repeated. `over=variant`
     /// judges the two.
-    #[arg(long = "variant", value_name = "NAME=VALUE", value_parser = setting)]
+    #[arg(long = "variant", value_name = "NAME=VALUE", value_parser = setting, conflicts_with = "cluster")]
     variant: Vec<(String, String)>,
     /// The directory of the peers' programs, which `cargo xtask peers` builds: they run beside the server too.
     #[arg(long)]

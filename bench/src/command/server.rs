@@ -60,7 +60,7 @@ impl ServerArgs {
         self.options(Backing::File { todos_count: self.todos })
     }
 
-    /// Another server of the same kind with these settings besides, on the same CPUs.
+    /// Another server on a data file with these settings in the place of those of --set, on the same CPUs.
     pub fn start_variant(&self, settings: &[(String, String)]) -> Result<Server> {
         let mut options = self.on_file()?;
         options.variables = settings.to_vec();

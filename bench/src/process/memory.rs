@@ -82,7 +82,8 @@ fn memfd_bytes(directory: &str) -> io::Result<u64> {
     Ok(seen.iter().map(|(_, _, bytes)| bytes).sum())
 }
 
-fn kibibytes(status: &str, name: &str) -> Option<u64> {
+/// What a line of `/proc/PID/status` says in kB.
+pub(crate) fn kibibytes(status: &str, name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_ascii_whitespace().next()?.parse().ok()
 }

@@ -5,10 +5,11 @@
 
 use std::io::Write as _;
 
+use todo_proto::{item, route};
+
 use super::date::DATE_BYTES;
 use super::route::Allow;
 use crate::admission::purses::Refused;
-use todo_proto::{item, route};
 
 /// Everything else a response head says when it refuses.
 #[derive(Clone, Copy, Debug)]
@@ -81,16 +82,7 @@ macro_rules! rejects {
             Invalid(&'static str),
         }
 
-        impl From<Refused> for Reject {
-    fn from(refused: Refused) -> Reject {
-        match refused {
-            Refused::TooMany => Reject::ConnectionsTooMany,
-            Refused::TooFast => Reject::ConnectionsTooFast,
-        }
-    }
-}
-
-impl Reject {
+        impl Reject {
             fn answer(self) -> &'static Answer {
                 match self {
                     $(Reject::$name => const {
@@ -276,6 +268,15 @@ rejects! {
         "As many connections watch the dashboard as may. Close one, or try again in a moment.";
     Draining 503 "draining" "Shutting down" close RETRY_SOON,
         "This server is shutting down. Connect again.";
+}
+
+impl From<Refused> for Reject {
+    fn from(refused: Refused) -> Reject {
+        match refused {
+            Refused::TooMany => Reject::ConnectionsTooMany,
+            Refused::TooFast => Reject::ConnectionsTooFast,
+        }
+    }
 }
 
 impl Reject {

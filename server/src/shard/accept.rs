@@ -205,8 +205,9 @@ impl Shard {
 
     /// Who has been idle, or sending a head, longest, and has never asked if there is such a one. Were only idle ones taken,
     /// heads that never end would push out those who use the server and happen to be between two requests; were it by time
-    /// alone, a flood would push out those who ask less often than it comes anew. A search looks at everybody, so one serves all newcomers of
-    /// its tick: a flood costs the shard twenty searches a second, and more newcomers than that find nobody who makes room.
+    /// alone, a flood would push out those who ask less often than it comes anew. A search looks at everybody, so one
+    /// serves all newcomers of its tick: a flood costs the shard twenty searches a second, and more newcomers than that
+    /// find nobody who makes room.
     fn longest_headless(&self) -> Option<Rc<Peer>> {
         let mut room = self.room.borrow_mut();
         let now_ms = self.site.borrow().now.tick_ms;

@@ -191,8 +191,11 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
 
 /// The address that a connection comes from; `None` when it has gone.
 pub fn peer_address(socket: &OwnedFd) -> Option<IpAddr> {
-    let address = SocketAddr::try_from(rustix::net::getpeername(socket).ok()??);
-    address.ok().map(|address| address.ip())
+    other_end(socket).map(|address| address.ip())
+}
+
+fn other_end(socket: impl AsFd) -> Option<SocketAddr> {
+    SocketAddr::try_from(rustix::net::getpeername(socket).ok()??).ok()
 }
 
 /// Writes `answer`, which fits the empty buffer of a new connection, and says that nothing more comes. Who cannot be told has
@@ -380,8 +383,7 @@ impl Stream {
 
     /// The address of its other end; `None` when that has gone already.
     pub fn client(&self) -> Option<SocketAddr> {
-        let address = rustix::net::getpeername(crate::sys::borrow_fd(&self.inner)).ok()??;
-        SocketAddr::try_from(address).ok()
+        other_end(crate::sys::borrow_fd(&self.inner))
     }
 
     /// The socket's number, for [`crate::sys::shutdown`] by the sweep. Not to be kept beyond the stream's life.

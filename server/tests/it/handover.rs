@@ -6,16 +6,15 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use todo_server::control::handover::channel::Channel;
 use todo_server::control::handover::protocol::Frame;
 
-use crate::harness::{Client, Options, PATIENCE, Server, Silence, Todo, binary, eventually, get};
+use crate::harness::{Client, Options, PATIENCE, Server, Silence, Todo, binary, eventually, get, successor};
 
 /// Connections in every state between two requests: fresh, asked before, busy enough to be read from in the busy way, with
 /// half a head, with an empty line. All are answered by the new process while the old one ends without waiting for them,
@@ -175,19 +174,11 @@ fn a_successor_that_dies_at_the_last_moment_loses_no_write() {
 /// What the test above starts as its successor. Run by itself it makes sure that a process without a predecessor has none.
 #[test]
 fn the_successor_that_dies() {
-    use std::os::fd::AsFd;
     let (Some(ready), Some(go)) = (std::env::var_os("FAKE_READY"), std::env::var_os("FAKE_GO")) else {
         assert!(todo_server::control::handover::take::Predecessor::meet().expect("nothing to meet").is_none());
         return;
     };
-    let socket = std::io::stdin().as_fd().try_clone_to_owned().expect("a descriptor");
-    let mut channel = Channel::new(UnixStream::from(socket));
-    let (Frame::Offer(offer), _) = channel.receive().expect("an offer") else { panic!("the offer comes first") };
-    let mut listeners = 0;
-    while listeners < usize::from(offer.listeners_count) {
-        listeners += channel.receive().expect("listeners").1.len();
-    }
-    channel.send(&Frame::Loaded, &[]).expect("it listens");
+    let mut channel = successor::loaded();
     let (released, _) = channel.receive().expect("the writes");
     assert!(
         matches!(released, Frame::Released(positions) if positions.positions == [101]),

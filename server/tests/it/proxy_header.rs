@@ -5,16 +5,15 @@
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use todo_server::control::handover::channel::{Channel, ChannelError};
+use todo_server::control::handover::channel::ChannelError;
 use todo_server::control::handover::protocol::Frame;
 use todo_server::http::proxy_header;
 
-use crate::harness::{Client, Options, PATIENCE, Server, Silence, eventually, get};
+use crate::harness::{Client, Options, PATIENCE, Server, Silence, eventually, get, successor};
 
 const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
@@ -316,19 +315,11 @@ fn a_moved_connection_takes_its_address_along() {
 /// makes sure that a process without a predecessor has none.
 #[test]
 fn the_successor_that_only_looks() {
-    use std::os::fd::AsFd;
     let Some(seen) = std::env::var_os("WITNESS_SEEN").map(PathBuf::from) else {
         assert!(todo_server::control::handover::take::Predecessor::meet().expect("nothing to meet").is_none());
         return;
     };
-    let socket = std::io::stdin().as_fd().try_clone_to_owned().expect("a descriptor");
-    let mut channel = Channel::new(UnixStream::from(socket));
-    let (Frame::Offer(offer), _) = channel.receive().expect("an offer") else { panic!("the offer comes first") };
-    let mut listeners = 0;
-    while listeners < usize::from(offer.listeners_count) {
-        listeners += channel.receive().expect("listeners").1.len();
-    }
-    channel.send(&Frame::Loaded, &[]).expect("it listens");
+    let mut channel = successor::loaded();
     assert!(matches!(channel.receive().expect("the writes").0, Frame::Released(_)));
     channel.send(&Frame::Ready, &[]).expect("it listens");
     assert_eq!(channel.receive().expect("the word").0, Frame::Go);

@@ -4,6 +4,7 @@ mod client;
 mod cluster;
 mod requests;
 mod server;
+pub mod successor;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
