@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use todo_proto::id::ItemId;
 use todo_worker::apply::Status;
-use todo_worker::channel::{self, QueueBounds};
+use todo_worker::channel;
 use todo_worker::kafka::{Kafka, append};
 use todo_worker::logging;
 use todo_worker::postgres::{self, Database};
@@ -512,7 +512,8 @@ impl Process<'_> {
         let refresh = Duration::from_millis(self.settings.refresh_ms);
         match services {
             Services::File { store, readers } => {
-                let (appender, log) = channel::log(producer, QueueBounds::default(), sink());
+                let bounds = self.settings.queue_bounds();
+                let (appender, log) = channel::log(producer, bounds, sink());
                 let (feed, published) = channel::feed();
                 let (status, status_seen) = watch::channel(Status::default());
                 let log_of_shards = Log::new(appender);
@@ -520,7 +521,7 @@ impl Process<'_> {
                 let backend = Backend::Embedded { writes: writes.clone(), status: status_seen };
                 let follower = Follower::new(serving, refresh, window);
                 let path = self.settings.data_file.clone();
-                let again = Again { path, writes: log_of_shards, outcomes: Box::new(sink), status };
+                let again = Again { path, bounds, writes: log_of_shards, outcomes: Box::new(sink), status };
                 let embedded = Embedded { store, readers, log, feed, published, follower, again };
                 Joined { writes, backend, work: Work::Embedded(Box::new(embedded)), clocks: CLOCKS }
             }

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use clap::parser::ValueSource;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use todo_worker::channel::QueueBounds;
+use todo_worker::limits::QUEUE_COMMANDS_MAX;
 use todo_worker::settings::{Connections, Secret, secret};
 
 use crate::admission::address::parse_network;
@@ -17,7 +19,7 @@ use crate::control::access_log::Destination;
 use crate::http::bearer::{Keys, NamedSecret};
 use crate::http::cors::AllowedOrigin;
 use crate::limits::{
-    ACCESS_LOG_SAMPLE_DEFAULT, BODY_TIMEOUT, DRAIN_TIMEOUT_MS_DEFAULT, HEAD_TIMEOUT, IDLE_TIMEOUT,
+    ACCESS_LOG_SAMPLE_DEFAULT, BODY_TIMEOUT, DRAIN_TIMEOUT_MS_DEFAULT, GROUP_WRITES_MAX, HEAD_TIMEOUT, IDLE_TIMEOUT,
     LIMIT_BURST_SECONDS_DEFAULT, LIMIT_BURST_SECONDS_MAX, LIMIT_MAX_PER_SECOND, LIST_LIMIT_MAX, PROGRESS_TIMEOUT,
     REFRESH_MS_DEFAULT, SECRET_BYTES_MIN, SHARDS_MAX, SNAPSHOT_BYTES_MAX_DEFAULT, SNAPSHOT_BYTES_MIN,
     SNAPSHOT_TODOS_MAX_DEFAULT,
@@ -286,6 +288,10 @@ pub struct Settings {
     #[arg(long, env, global = true, default_value_t = REFRESH_MS_DEFAULT, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=1_000))]
     pub refresh_ms: u64,
 
+    /// Writes that wait for the data file, or are on their way into it; more are refused at once. A cluster bounds bytes instead
+    #[arg(long, env, global = true, default_value_t = QUEUE_COMMANDS_MAX as u64, value_name = "N", value_parser = clap::value_parser!(u64).range(GROUP_WRITES_MAX as u64..=1_000_000))]
+    pub writes_waiting_max: u64,
+
     /// Connections of each shard [default: what the descriptor limit allows]
     #[arg(long, env, global = true, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub connections_max: Option<u64>,
@@ -403,6 +409,12 @@ pub enum SettingsError {
 }
 
 impl Settings {
+    /// What may wait for the data file.
+    pub fn queue_bounds(&self) -> QueueBounds {
+        let commands_max = usize::try_from(self.writes_waiting_max).expect("its range is a million");
+        QueueBounds { commands_max, ..QueueBounds::default() }
+    }
+
     /// The keys of tokens, of which a cluster's must be set.
     ///
     /// # Errors

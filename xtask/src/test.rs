@@ -109,8 +109,7 @@ fn socket_tests(programs: &Programs, services: &Services, settings: &[(&str, &st
     let mut tests = command(program, &[]);
     let package = root().join("server");
     tests.current_dir(&package).env("CARGO_MANIFEST_DIR", &package).envs(settings.iter().copied());
-    // What runs over the services, and the queue of 65,536 writes, are the control plane's and the same in every mode; and
-    // filling that queue needs most of a machine.
-    tests.args(["--skip", "cluster::", "--skip", "a_full_queue"]).envs(variables(services)?);
+    // What runs over the services is the control plane's and the same in every mode.
+    tests.args(["--skip", "cluster::"]).envs(variables(services)?);
     libtest::run(&mut tests)
 }

@@ -39,6 +39,8 @@ pub struct Embedded {
 pub struct Again {
     /// The data file.
     pub path: PathBuf,
+    /// What may wait for it.
+    pub bounds: QueueBounds,
     /// Where shards append.
     pub writes: Log,
     /// Makes the way home of outcomes.
@@ -132,7 +134,7 @@ impl Released {
         let store = SqliteStore::open(&again.path, Arc::new(clock::wall_ms)).inspect_err(|error| {
             again.status.send_modify(|status| status.writing = Writing::Ended(error.to_string()));
         })?;
-        let (appender, log) = channel::log(new_producer(), QueueBounds::default(), (again.outcomes)());
+        let (appender, log) = channel::log(new_producer(), again.bounds, (again.outcomes)());
         let (feed, published) = channel::feed();
         again.writes.replace(appender);
         Ok(again.begin(store, log, feed, published, follower))

@@ -4,7 +4,6 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::harness::{Client, Options, Response, Server, Todo, eventually, get};
 
@@ -31,53 +30,36 @@ fn while_another_process_writes_to_the_file_writes_are_refused() {
 /// A queue that is full refuses at once, and every other write in it is answered when the store is back.
 #[test]
 fn a_full_queue_refuses_within_milliseconds() {
-    /// Writes that one connection may have under way, and the connections that fill the queue of 65,536 some times
-    /// over: the store gives up on some of it while a slow machine fills it.
-    const GROUP_WRITES: usize = 64;
-    const CONNECTIONS_MAX: usize = 6_000;
-    raise_descriptor_limit();
-    let server = Server::start();
+    /// As many as one connection may have under way, so the first one fills it.
+    const WRITES_WAITING_MAX: usize = 64;
+    /// The store gives up on what it has after a second, and those who come then find room and wait.
+    const FILLERS_MAX: usize = 60;
+    let server = Options::new().variable("WRITES_WAITING_MAX", WRITES_WAITING_MAX).start();
     let holder = Connection::open(server.data_file()).expect("the data file");
     holder.execute_batch("BEGIN IMMEDIATE").expect("nobody writes");
     let post = server.post("queued");
-    let group = post.repeat(GROUP_WRITES);
-    let mut waiting: Vec<(Client, usize)> = Vec::new();
-    let mut fill = |connections_count: usize| {
-        for _ in 0..connections_count {
-            let mut client = server.connect();
-            client.send(&group);
-            waiting.push((client, GROUP_WRITES));
-        }
-        assert!(
-            waiting.len() < CONNECTIONS_MAX,
-            "a bounded queue is full in the end: {}",
-            what_became_of_writes(&server)
-        );
-    };
-    while server.metric("todo_queue_full_total") == 0.0 {
-        fill(50);
-    }
-    // The store gives up on two thousand a second meanwhile, so a probe may find room; then it waits, and the next one tries.
-    // Refusing takes no time; half a second is for the bodies that a shard is still parsing, unoptimised.
-    let mut probes = Vec::new();
-    let answer = loop {
-        fill(20);
-        let mut probe = server.connect();
-        probe.send(&post);
-        if probe.is_answered_within(Duration::from_millis(500)) {
-            let answer = probe.response(false);
-            if answer.status == 503 && answer.problem() == "queue-full" {
+    let mut fillers: Vec<(Client, usize)> = Vec::new();
+    let refused = loop {
+        assert!(fillers.len() < FILLERS_MAX, "a bounded queue is full in the end");
+        let mut client = server.connect();
+        client.send(&post.repeat(WRITES_WAITING_MAX));
+        // Refusing takes no time, waiting ends with the store's second.
+        if client.is_answered_within(Duration::from_millis(500)) {
+            let answer = client.response(false);
+            fillers.push((client, WRITES_WAITING_MAX - 1));
+            if answer.problem() == "queue-full" {
                 break answer;
             }
         } else {
-            probes.push((probe, 1));
+            fillers.push((client, WRITES_WAITING_MAX));
         }
     };
-    assert_eq!(answer.field("Retry-After"), Some("1"));
+    assert_eq!((refused.status, refused.field("Retry-After")), (503, Some("1")));
+    assert!(server.metric("todo_queue_full_total") > 0.0);
     assert_eq!(server.connect().ask(&get("/todos?limit=10")).status, 200, "reads go on");
     holder.execute_batch("ROLLBACK").expect("it was begun");
     let mut accepted = 0;
-    for (client, writes_count) in waiting.iter_mut().chain(&mut probes) {
+    for (client, writes_count) in &mut fillers {
         for answer in client.responses(*writes_count) {
             match answer.status {
                 202 => accepted += 1,
@@ -141,27 +123,6 @@ fn a_write_error_is_never_a_202() {
     assert!(found.len() >= seen.len() && found.len() <= seen.len() + unknown, "{} of {}", found.len(), seen.len());
     assert!(seen.iter().all(|todo| found.contains(todo)), "what was seen is there");
     client.ask(&server.post("and writing is back")).accepted();
-}
-
-/// The lines of its metrics that say it.
-fn what_became_of_writes(server: &Server) -> String {
-    let metrics = server.connect().ask(&get("/metrics"));
-    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
-    let says = |line: &&str| {
-        ["queue", "rejects", "answers", "responses", "store", "connections"].iter().any(|word| line.contains(word))
-    };
-    metrics
-        .lines()
-        .filter(|line| !line.starts_with('#') && !line.ends_with(" 0"))
-        .filter(says)
-        .collect::<Vec<_>>()
-        .join("; ")
-}
-
-/// The clients of one test may be more than a process may have by default.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).expect("up to the hard one");
 }
 
 /// Writes until one is refused; the refusal.
