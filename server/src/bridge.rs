@@ -354,11 +354,11 @@ impl Writes {
         }
     }
 
-    /// Whether writes are let in at all.
+    /// Whether every write is let in, whatever its partition.
     pub fn are_let_in(&self) -> bool {
         match self {
             Writes::Embedded(_) => true,
-            Writes::Cluster { gate, .. } => gate.is_open(),
+            Writes::Cluster { gate, appender } => gate.is_open() && appender.away().is_none(),
         }
     }
 

@@ -249,7 +249,7 @@ pub const HANDOVER_DESCRIPTORS_MAX: usize = 64;
 pub const HANDOVER_LOAD_PATIENCE: Duration = Duration::from_secs(120);
 /// From the end of the old one's writes until the new one could serve. Then it is ended, and the old one goes on.
 pub const HANDOVER_READY_PATIENCE: Duration = Duration::from_secs(20);
-/// The new one lets writes in so soon, or takes over without: in a cluster where nobody may write.
+/// The new one lets all writes in so soon, or takes over without: in a cluster where nobody may write, or not to a partition.
 pub const HANDOVER_WRITING_PATIENCE: Duration = Duration::from_secs(5);
 /// The new one's snapshot reaches the positions that a connection has seen, or the connection is closed.
 pub const HANDOVER_REACH_PATIENCE: Duration = Duration::from_secs(10);

@@ -230,6 +230,11 @@ impl Shard {
         let order = |peer: &Rc<Peer>| Some((peer.machine.borrow().room_order()?, peer.key));
         let mut found: Vec<_> = peers.iter().filter_map(|(_, peer)| order(peer)).collect();
         found.sort_unstable_by_key(|(order, _)| *order);
+        // A flood that is quicker than the searches would get through to those who have asked; its newcomers are turned
+        // away instead, until the next search finds the ones before them.
+        if found.first().is_some_and(|((has_asked, _), _)| !has_asked) {
+            found.retain(|((has_asked, _), _)| !has_asked);
+        }
         found.truncate(ROOM_CANDIDATES);
         found.reverse();
         found

@@ -235,8 +235,7 @@ fn older_todos_than_memory_holds_are_read_from_the_store() {
     let mut walked: Vec<Todo> = Vec::new();
     let mut target = "/todos?limit=40".to_owned();
     loop {
-        let page = client.ask(&get(&target));
-        assert_eq!(page.status, 200, "{target}");
+        let page = answer_from_store(&mut client, &target);
         walked.extend(Todo::list(&page.body));
         if walked.len() >= 120 {
             break;
@@ -246,15 +245,25 @@ fn older_todos_than_memory_holds_are_read_from_the_store() {
     }
     assert_eq!(walked, expected);
     let oldest = &expected[119];
-    let item = get(&format!("/todos/{}", oldest.id));
-    let (here, there) = (client.ask(&item), all.ask(&item));
+    let path = format!("/todos/{}", oldest.id);
+    let item = get(&path);
+    let (here, there) = (answer_from_store(&mut client, &path), all.ask(&item));
     assert_eq!((&here.body, here.field("ETag")), (&there.body, there.field("ETag")));
     assert_eq!(Todo::one(&here.body), *oldest);
     // Older than everything: no question to the store.
     assert_eq!(client.ask(&get("/todos/00000000-0001-7000-8000-000000000001")).status, 404);
-    client.ask(&server.write("DELETE", &format!("/todos/{}", oldest.id), "")).accepted();
+    client.ask(&server.write("DELETE", &path, "")).accepted();
     eventually("gone from the store too", || client.ask(&item).status == 404);
     assert_eq!(titles(&mut client, "/todos?limit=1"), titles(&mut all, "/todos?limit=1"));
+}
+
+/// What is below the floor is answered within a second or with 503, and a busy machine takes longer.
+fn answer_from_store(client: &mut Client, target: &str) -> Response {
+    let mut answers = std::iter::repeat_with(|| client.ask(&get(target))).take(30);
+    let answer = answers.find(|answer| answer.status != 503 || answer.field("Retry-After").is_none());
+    let answer = answer.expect("the store answers");
+    assert_eq!(answer.status, 200, "{target}: {answer}");
+    answer
 }
 
 /// What a client was told is true of whichever server it asks later.

@@ -136,8 +136,8 @@ impl Predecessor {
         }
     }
 
-    /// Waits until this process lets writes in, which it does when it has seen where the store stands. Not for ever: where
-    /// nobody may write, the process before this one may not either.
+    /// Waits until this process lets writes in, which it does when it has seen where the store stands and has each partition
+    /// of the log open. Not for ever: where nobody may write, the process before this one may not either.
     pub fn wait_until_writing(&self, writes: &Writes) {
         let end = Instant::now() + HANDOVER_WRITING_PATIENCE;
         while !writes.are_let_in() && Instant::now() < end {

@@ -277,6 +277,17 @@ impl Response {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self}"))
     }
 
+    /// The value of a series of `/metrics`, its labels included, or, by its name alone, the sum over all labels.
+    pub fn metric(&self, series: &str) -> f64 {
+        let text = std::str::from_utf8(&self.body).expect("text");
+        let values = text.lines().filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            let is_it = name == series || name.split_once('{').is_some_and(|(name, _)| name == series);
+            is_it.then(|| value.parse::<f64>().expect("a number"))
+        });
+        values.sum()
+    }
+
     /// The `id` of a 202.
     pub fn accepted(&self) -> String {
         assert_eq!(self.status, 202, "{self}");

@@ -240,16 +240,9 @@ impl Server {
         format!("Bearer {}", self.token)
     }
 
-    /// The value of a series of `/metrics`, its labels included, or, by its name alone, the sum over all labels.
+    /// [`Response::metric`] of `/metrics` as it is now.
     pub fn metric(&self, series: &str) -> f64 {
-        let page = self.connect().ask(&super::get("/metrics"));
-        let text = String::from_utf8(page.body).expect("text");
-        let values = text.lines().filter_map(|line| {
-            let (name, value) = line.rsplit_once(' ')?;
-            let is_it = name == series || name.split_once('{').is_some_and(|(name, _)| name == series);
-            is_it.then(|| value.parse::<f64>().expect("a number"))
-        });
-        values.sum()
+        self.connect().ask(&super::get("/metrics")).metric(series)
     }
 
     /// Its data file.

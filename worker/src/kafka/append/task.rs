@@ -92,8 +92,8 @@ impl<B: Broker, T: Send + 'static> PartitionTask<B, T> {
     pub async fn run(mut self) {
         loop {
             let Ok(mut partition) = self.open().await else { return };
-            self.note_back();
             self.admit_again();
+            self.note_back();
             let Err(why) = self.append_batches(&mut partition).await else { return };
             self.note_away(&why);
             self.refuse_waiting();
