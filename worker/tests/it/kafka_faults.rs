@@ -44,7 +44,7 @@ impl History {
         let kafka = Kafka::new(&topic_at(&broker.brokers(), PARTITIONS)).unwrap();
         let appends = Appends::start(&kafka).await;
         let mut history = Self { kafka, appends, next_ticket: 0, outcomes: HashMap::new() };
-        assert_eq!(history.append(30).await, vec![Outcome::Acknowledged; 30]);
+        history.append_until_acknowledged().await;
         history
     }
 
