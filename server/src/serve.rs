@@ -421,7 +421,7 @@ impl Process<'_> {
         };
         // Started before any thread blocks signals: this one takes them all.
         let control = spawn("control", move || control::run(control).map_err(ServeError::from))?;
-        sys::block_all_signals();
+        sys::block_signals();
         if let Some(writer) = writer {
             spawn("access-log", move || {
                 writer.run();

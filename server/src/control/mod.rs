@@ -14,6 +14,7 @@
 //! - [`service`]: what a service manager is told.
 //! - [`watching`]: what the dashboard shows, sent again and again.
 //! - [`admin`]: the same pages on an address of their own.
+//! - [`profile`]: where CPU time goes, asked for on that address.
 //! - [`acceptor`]: hands connections to shards where they have no listeners of their own.
 
 pub mod acceptor;
@@ -28,6 +29,7 @@ pub mod gate;
 pub mod granting;
 pub mod handover;
 pub mod pages;
+pub mod profile;
 pub mod reads;
 pub mod service;
 pub mod serving;

@@ -1,4 +1,4 @@
-//! The only unsafe code of the server: descriptors that the runtime owns, buffers that the ring reads, signal masks.
+//! The only unsafe code of the server: descriptors that the runtime owns, buffers that the ring reads, signal masks and the timer of profiles.
 //!
 //! Each item has a safe face whose obligations are met here, in the line above the block.
 
@@ -8,7 +8,7 @@ mod buffers;
 mod signals;
 
 pub use buffers::Gathered;
-pub use signals::block_all_signals;
+pub use signals::{block_signals, is_profile_timer_set};
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 

@@ -31,6 +31,7 @@ mod files;
 mod handover;
 mod harness;
 mod pipelining;
+mod profile;
 #[cfg(target_os = "linux")]
 mod proxy_header;
 mod secrets;
