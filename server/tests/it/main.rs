@@ -18,6 +18,7 @@ mod access_log;
 mod admission;
 mod api;
 mod backpressure;
+mod backup;
 mod closing;
 mod cluster;
 mod command_line;
