@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use todo_proto::change::{Changes, Fit};
+use todo_proto::id::ItemId;
 use todo_worker::channel::Published;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::control::serving::Serving;
@@ -16,6 +17,8 @@ pub struct Follower {
     serving: Serving,
     refresh: Duration,
     window: Window,
+    /// No todo below this is live, neither in the store nor in what is served.
+    oldest: watch::Sender<ItemId>,
 }
 
 /// Bounds of the snapshot.
@@ -28,9 +31,15 @@ pub struct Window {
 }
 
 impl Follower {
-    /// Follows from what is served.
-    pub fn new(serving: Serving, refresh: Duration, window: Window) -> Follower {
-        Follower { serving, refresh, window }
+    /// Follows from what is served. No todo below `oldest` is live in the store.
+    pub fn new(serving: Serving, refresh: Duration, window: Window, oldest: ItemId) -> Follower {
+        Follower { serving, refresh, window, oldest: watch::Sender::new(oldest) }
+    }
+
+    /// No todo below this is live, neither in the store nor in what is served. One that is deleted does not raise it:
+    /// lower than need be costs a question, higher a todo.
+    pub fn oldest(&self) -> watch::Receiver<ItemId> {
+        self.oldest.subscribe()
     }
 
     /// What is served.
@@ -69,6 +78,13 @@ impl Follower {
         for published in batch {
             take(&published.changes, &mut positions, &mut changes);
         }
+        // Before anybody can have seen them: whoever has must find them again.
+        if let Some(lowest) = lowest_live(&changes) {
+            self.oldest.send_if_modified(|oldest| {
+                *oldest = lowest.min(*oldest);
+                false
+            });
+        }
         let newer = current.refresh(&changes, positions, current.version() + 1);
         self.serving.serve(Arc::new(newer.trim(self.window.items_max, self.window.bytes_max)));
     }
@@ -89,10 +105,14 @@ fn take<'a>(message: &'a Changes, positions: &mut [u64], changes: &mut Vec<ItemC
     }
 }
 
+/// A client may choose an id that is older than all others.
+fn lowest_live(changes: &[ItemChange<'_>]) -> Option<ItemId> {
+    changes.iter().filter(|change| change.json.is_some()).map(|change| change.id).min()
+}
+
 #[cfg(test)]
 mod tests {
     use todo_proto::change::Change;
-    use todo_proto::id::ItemId;
 
     use super::*;
 
@@ -114,6 +134,23 @@ mod tests {
             let mut changes = Vec::new();
             take(&message, &mut positions, &mut changes);
             assert_eq!((positions[0], changes.len()), (stands_at, taken), "({from}, {to}]");
+        }
+    }
+
+    #[test]
+    fn the_lowest_id_that_lives_is_found() {
+        let (low, middle, high) = (ItemId::from_parts(1, 0), ItemId::from_parts(2, 0), ItemId::from_parts(3, 0));
+        let (live, deleted) = (Some(&b"{}"[..]), None);
+        let table = [
+            (vec![], None),
+            (vec![(middle, live)], Some(middle)),
+            (vec![(middle, live), (high, live), (low, live)], Some(low)),
+            (vec![(low, deleted), (high, live), (middle, live)], Some(middle)),
+            (vec![(low, deleted)], None),
+        ];
+        for (changes, lowest) in table {
+            let changes: Vec<_> = changes.into_iter().map(|(id, json)| ItemChange { id, json }).collect();
+            assert_eq!(lowest_live(&changes), lowest);
         }
     }
 
