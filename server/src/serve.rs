@@ -530,8 +530,8 @@ impl Process<'_> {
                 let (status, status_seen) = watch::channel(Status::default());
                 let log_of_shards = Log::new(appender);
                 let writes = Writes::Embedded(log_of_shards.clone());
-                let backend = Backend::Embedded { writes: writes.clone(), status: status_seen };
                 let follower = Follower::new(serving, refresh, window, oldest);
+                let backend = Backend::Embedded { writes: writes.clone(), status: status_seen, ages: follower.ages() };
                 let path = self.settings.data_file.clone();
                 let again = Again { path, bounds, writes: log_of_shards, outcomes: Box::new(sink), status };
                 let embedded = Embedded { store, readers, log, feed, published, follower, again };

@@ -9,6 +9,7 @@ use todo_worker::channel::Published;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::control::follow::drive::Ages;
 use crate::control::serving::Serving;
 use crate::snapshot::{ItemChange, Snapshot};
 
@@ -19,6 +20,8 @@ pub struct Follower {
     window: Window,
     /// No todo below this is live, neither in the store nor in what is served.
     oldest: watch::Sender<ItemId>,
+    /// Seconds from each commit until it was served.
+    ages: Ages,
 }
 
 /// Bounds of the snapshot.
@@ -33,13 +36,18 @@ pub struct Window {
 impl Follower {
     /// Follows from what is served. No todo below `oldest` is live in the store.
     pub fn new(serving: Serving, refresh: Duration, window: Window, oldest: ItemId) -> Follower {
-        Follower { serving, refresh, window, oldest: watch::Sender::new(oldest) }
+        Follower { serving, refresh, window, oldest: watch::Sender::new(oldest), ages: Ages::default() }
     }
 
     /// No todo below this is live, neither in the store nor in what is served. One that is deleted does not raise it:
     /// lower than need be costs a question, higher a todo.
     pub fn oldest(&self) -> watch::Receiver<ItemId> {
         self.oldest.subscribe()
+    }
+
+    /// Seconds from each commit until it was served.
+    pub fn ages(&self) -> Ages {
+        self.ages.clone()
     }
 
     /// What is served.
@@ -64,6 +72,7 @@ impl Follower {
             last = Some(begun);
             self.serving.metrics().refresh_seconds.observe(begun.elapsed().as_secs_f64());
             for published in batch {
+                self.ages.0.observe(published.committed_at.elapsed().as_secs_f64());
                 // The loop that waited may be gone, at the end of the process.
                 let _ = published.done.send(());
             }

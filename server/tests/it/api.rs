@@ -1,5 +1,7 @@
 //! The reading half of the API, route by route, as a client sees it.
 
+use std::time::Duration;
+
 use crate::harness::{Client, Options, Response, Server, Todo, eventually, get, request, with_fields};
 
 const JSON: &str = "application/json";
@@ -215,6 +217,37 @@ fn what_is_older_than_memory_comes_from_the_file() {
     let from_memory = all_in_memory.connect().ask(&get(&format!("/todos/{}", oldest.id)));
     assert_eq!(from_memory.body, one.body, "the same either way");
     assert_eq!(from_memory.field("ETag"), one.field("ETag"));
+}
+
+/// With a second between two snapshots a commit is seen waiting: what is served is as old as that commit, and of the
+/// present again when the shards have it.
+#[test]
+fn the_age_is_that_of_the_oldest_commit_that_is_not_served() {
+    let server = Options::new().flag("--refresh-ms", 1_000).start();
+    let page = || server.connect().ask(&get("/metrics"));
+    let at_rest = page();
+    assert_eq!((at_rest.metric("todo_snapshot_behind"), at_rest.metric("todo_snapshot_age_seconds")), (0.0, 0.0));
+    assert_eq!(at_rest.metric("todo_snapshot_reached_seconds_count"), 0.0);
+    let (mut client, mut writes) = (server.connect(), 0.0);
+    let post = server.post("waits for its snapshot");
+    client.send(&post);
+    // The first waits for nothing, those after it for what is left of the second.
+    eventually("a commit waits for its snapshot", || {
+        if client.is_answered_within(Duration::from_millis(1)) {
+            client.response(false).accepted();
+            client.send(&post);
+            writes += 1.0;
+        }
+        let page = page();
+        let (behind, age) = (page.metric("todo_snapshot_behind"), page.metric("todo_snapshot_age_seconds"));
+        assert_eq!(behind > 0.0, age > 0.0, "{behind} positions, {age} s");
+        behind > 0.0
+    });
+    client.response(false).accepted();
+    let served = page();
+    assert_eq!((served.metric("todo_snapshot_behind"), served.metric("todo_snapshot_age_seconds")), (0.0, 0.0));
+    assert_eq!(served.metric("todo_snapshot_reached_seconds_count"), writes + 1.0, "each commit once");
+    assert!(served.metric("todo_snapshot_reached_seconds_sum") > 0.0);
 }
 
 #[test]
