@@ -237,7 +237,6 @@ fn bodies_come_chunked_expected_and_too_large() {
 #[test]
 fn the_store_is_not_asked_for_what_is_older_than_all() {
     let server = Options::new().flag("--seed-todos", 0).start();
-    let mut client = server.connect();
     let hours_ago = |hours: u64| hyphenated(ItemId::from_parts(wall_ms() - hours * 3_600_000, 1));
     let create = |server: &Server, id: &str| {
         let authorization = server.authorization();
@@ -251,8 +250,7 @@ fn the_store_is_not_asked_for_what_is_older_than_all() {
     create(&server, &second);
     // Memory holds the newest alone, so the store is asked for all that is older.
     let server = server.stop_and_restart(|options| options.flag("--snapshot-todos-max", 1));
-    drop(client);
-    client = server.connect();
+    let mut client = server.connect();
     assert_eq!(status(&mut client, &first), 200, "from the file");
     let put_behind = |id: &str| {
         let behind = rusqlite::Connection::open(server.data_file()).expect("the data file");
