@@ -215,8 +215,18 @@ struct Backing {
 }
 
 enum Services {
-    File { store: SqliteStore, readers: Vec<SqliteReader> },
-    Cluster { database: Database, kafka: Kafka, redis: Redis, configured: Configured },
+    /// No todo below `oldest` is live.
+    File {
+        store: SqliteStore,
+        readers: Vec<SqliteReader>,
+        oldest: ItemId,
+    },
+    Cluster {
+        database: Database,
+        kafka: Kafka,
+        redis: Redis,
+        configured: Configured,
+    },
 }
 
 impl Backing {
@@ -233,6 +243,7 @@ impl Backing {
             seeded = ", all of them samples made just now (SEED_TODOS=0 starts empty)";
         }
         let snapshot = Arc::new(load(&mut readers[0], window).map_err(unusable)?);
+        let oldest = oldest(&mut readers[0]).map_err(unusable)?;
         let took_ms = (clock::tick_us() - begun_us) / 1_000;
         let older = if snapshot.floor() == ItemId::ZERO { "" } else { ", older ones stay in the file" };
         Ok(Backing {
@@ -240,7 +251,7 @@ impl Backing {
             todos_line: format!("{} in memory, {took_ms} ms{older}{seeded}", snapshot.items_count()),
             survives_line: A_FILE_SURVIVES,
             snapshot,
-            services: Services::File { store, readers },
+            services: Services::File { store, readers, oldest },
         })
     }
 
@@ -258,6 +269,7 @@ impl Backing {
         if !released.are_reached_by(snapshot.store_id(), snapshot.positions()) {
             return Err(ServeError::Behind { here: snapshot.positions().to_vec(), there: released.positions });
         }
+        let oldest = oldest(&mut reader).map_err(unusable)?;
         let readers = (0..STORE_READERS).map(|_| store.reader()).collect::<Result<Vec<_>, _>>()?;
         let took_ms = (clock::tick_us() - begun_us) / 1_000;
         Ok(Backing {
@@ -265,7 +277,7 @@ impl Backing {
             todos_line: format!("{} in memory, {took_ms} ms", snapshot.items_count()),
             survives_line: A_FILE_SURVIVES,
             snapshot: Arc::new(snapshot),
-            services: Services::File { store, readers },
+            services: Services::File { store, readers, oldest },
         })
     }
 
@@ -511,15 +523,15 @@ impl Process<'_> {
         let window = self.window;
         let refresh = Duration::from_millis(self.settings.refresh_ms);
         match services {
-            Services::File { store, readers } => {
+            Services::File { store, readers, oldest } => {
                 let bounds = self.settings.queue_bounds();
                 let (appender, log) = channel::log(producer, bounds, sink());
                 let (feed, published) = channel::feed();
                 let (status, status_seen) = watch::channel(Status::default());
                 let log_of_shards = Log::new(appender);
                 let writes = Writes::Embedded(log_of_shards.clone());
-                let backend = Backend::Embedded { writes: writes.clone(), status: status_seen };
-                let follower = Follower::new(serving, refresh, window);
+                let follower = Follower::new(serving, refresh, window, oldest);
+                let backend = Backend::Embedded { writes: writes.clone(), status: status_seen, ages: follower.ages() };
                 let path = self.settings.data_file.clone();
                 let again = Again { path, bounds, writes: log_of_shards, outcomes: Box::new(sink), status };
                 let embedded = Embedded { store, readers, log, feed, published, follower, again };
@@ -597,6 +609,11 @@ fn load(reader: &mut SqliteReader, window: Window) -> Result<Snapshot, StoreErro
     let floor = if loaded.older { items.oldest().unwrap_or(ItemId::MAX) } else { ItemId::ZERO };
     let builder = builder.expect("put in above");
     Ok(builder.finish(loaded.stand.positions.into(), floor))
+}
+
+/// The lowest id in the file, which only this process may write to from here on; above all ids when there is none.
+fn oldest(reader: &mut SqliteReader) -> Result<ItemId, StoreError> {
+    Ok(reader.oldest()?.unwrap_or(ItemId::MAX))
 }
 
 /// Listens for `todo-server upgrade`. A process that cannot serves all the same.
