@@ -163,7 +163,7 @@ impl Limits {
     /// limit. One that stays as it was goes on; under another somebody unknown has what he would have had, at most the new burst.
     pub fn changed_to(&self, wanted: &Limits, now_ms: u64) -> Limits {
         let changed = |kind| {
-            let wanted = *wanted.of(kind)?;
+            let wanted = Allowance { begun_ms: now_ms, ..*wanted.of(kind)? };
             let Some(before) = self.of(kind) else { return Some(wanted) };
             if before.is_same_limit(&wanted) {
                 return Some(*before);
@@ -173,14 +173,10 @@ impl Limits {
                 0 => wanted.burst,
                 _ => u32::try_from(before.of_newcomer(now_ms)).unwrap_or(u32::MAX).min(wanted.burst),
             };
-            Some(Allowance { at_begin, begun_ms: now_ms, ..wanted })
+            Some(Allowance { at_begin, ..wanted })
         };
         // The same keys: a subject keeps its number, and with it its bucket.
-        Limits {
-            allowances: Kind::ALL.map(changed),
-            trusted: wanted.trusted.clone(),
-            subject_keys: self.subject_keys,
-        }
+        Limits { allowances: Kind::ALL.map(changed), trusted: wanted.trusted.clone(), subject_keys: self.subject_keys }
     }
 
     /// The number of a subject.

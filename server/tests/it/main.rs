@@ -29,6 +29,7 @@ mod drain;
 mod files;
 #[cfg(target_os = "linux")]
 mod handover;
+mod hangup;
 mod harness;
 mod pipelining;
 #[cfg(target_os = "linux")]
