@@ -29,6 +29,7 @@ mod drain;
 mod files;
 #[cfg(target_os = "linux")]
 mod handover;
+#[cfg(target_os = "linux")]
 mod hangup;
 mod harness;
 mod pipelining;
