@@ -12,8 +12,8 @@ use super::address::{is_in, number};
 use super::{Allowance, Entry, Grant, Key, Kind, Limits, Report, Who};
 use crate::limits::{PURSES_FORGET_EVERY_MS, PURSES_MAX};
 
-/// A purse by its number in the table, from 1: a connection keeps two of these, or none, in eight bytes. The purse stays there
-/// while one does.
+/// A purse by its number in the table, from 1: a connection keeps two of these, or none, in four bytes each. The purse stays
+/// there while one does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PurseId(NonZeroU32);
 
