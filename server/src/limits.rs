@@ -238,6 +238,9 @@ pub const SHARDS_MAX: usize = 1024;
 pub const PURSES_MAX: usize = 65_536;
 /// How often it is looked which purses can be forgotten.
 pub const PURSES_FORGET_EVERY_MS: u64 = 1_000;
+/// Connections that a shard looks up again in a tick when limits by address begin, end, or trust others, some microsecond each; more wait
+/// for the next tick, and until then are limited as before. 40,000 of a shard take half a second.
+pub const RENEWED_PER_TICK: usize = 4_096;
 /// Default of `LIMIT_BURST_SECONDS`.
 pub const LIMIT_BURST_SECONDS_DEFAULT: u32 = 5;
 /// The most that a limit may be set to: with the longest burst its thousandths fit 63 bits by far.

@@ -30,6 +30,8 @@ mod drain;
 mod files;
 #[cfg(target_os = "linux")]
 mod handover;
+#[cfg(target_os = "linux")]
+mod hangup;
 mod harness;
 mod pipelining;
 mod profile;
