@@ -371,7 +371,8 @@ impl Process<'_> {
         let limits = Arc::new(self.settings.limits(shards_count, clocks.tick_ms(), predecessor.is_some()));
         let (wanted, wanted_seen) = watch::channel(Limits::clone(&limits));
         runtime.spawn(granting::run(Arc::clone(&limits), wanted_seen, bridge.reports, to_shards.clone(), clocks));
-        let ground = Ground { is_cluster, descriptors: self.descriptors, shards_count, clocks };
+        let admin_elsewhere = listeners.admin.is_some();
+        let ground = Ground { is_cluster, descriptors: self.descriptors, shards_count, admin_elsewhere, clocks };
         let draining = Arc::new(AtomicBool::new(false));
         let (closing, leaving) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let duplicates =
@@ -444,7 +445,7 @@ impl Process<'_> {
                 Ok(())
             })?;
         }
-        let rules = Arc::new(rules(self.settings, self.connections_max));
+        let rules = Arc::new(rules(self.settings, self.connections_max, admin_elsewhere));
         let mut threads = vec![control];
         let ends = bridge.shards.into_iter().zip(counters.iter().map(Arc::clone));
         for (index, (((to_control, from_control), counters), access)) in ends.zip(accesses).enumerate() {
@@ -586,12 +587,13 @@ struct Ground {
     is_cluster: bool,
     descriptors: u64,
     shards_count: usize,
+    admin_elsewhere: bool,
     clocks: Clocks,
 }
 
 /// What SIGHUP changes: the log filter, at once, and what shards are told.
 fn reread(ground: Ground) -> Result<Changed, String> {
-    let Ground { is_cluster, descriptors, shards_count, clocks } = ground;
+    let Ground { is_cluster, descriptors, shards_count, admin_elsewhere, clocks } = ground;
     let line = CommandLine::try_read().map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
     let settings = line.settings;
     let keys = settings.keys(is_cluster).map_err(|error| error.to_string())?;
@@ -600,16 +602,18 @@ fn reread(ground: Ground) -> Result<Changed, String> {
     logging::change(&settings.log).map_err(|error| error.to_string())?;
     // Where a limit begins nobody is known: as in a process that takes another one's place.
     let limits = settings.limits(shards_count, clocks.tick_ms(), true);
-    Ok(Changed { rules: Arc::new(rules(&settings, connections_max)), keys: Arc::new(keys), limits })
+    let rules = rules(&settings, connections_max, admin_elsewhere);
+    Ok(Changed { rules: Arc::new(rules), keys: Arc::new(keys), limits })
 }
 
-fn rules(settings: &Settings, connections_max: usize) -> Rules {
+/// `admin_elsewhere` where metrics and dashboard have an address of their own, whatever the settings say since.
+fn rules(settings: &Settings, connections_max: usize, admin_elsewhere: bool) -> Rules {
     Rules {
         connections_max,
         limit_max: settings.limit_max,
         // Answers name them, so they last as long as the process: what SIGHUP replaces too, some hundred bytes each.
         allowed_origins: Box::leak(settings.cors_origins.clone().into_boxed_slice()),
-        admin_elsewhere: settings.admin_addr.is_some(),
+        admin_elsewhere,
         proxy_from: settings.proxy_from.clone(),
         head_timeout_ms: settings.head_timeout_ms,
         body_timeout_ms: settings.body_timeout_ms,

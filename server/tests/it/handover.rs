@@ -14,7 +14,9 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use todo_server::control::handover::protocol::Frame;
 
-use crate::harness::{Client, Options, PATIENCE, Server, Silence, Todo, binary, eventually, get, successor};
+use crate::harness::{
+    Client, Options, PATIENCE, Server, Silence, Todo, binary, eventually, get, successor, with_fields,
+};
 
 /// Connections in every state between two requests: fresh, asked before, busy enough to be read from in the busy way, with
 /// half a head, with an empty line. All are answered by the new process while the old one ends without waiting for them,
@@ -349,13 +351,18 @@ fn a_hangup_reads_limits_keys_and_log_again() {
         assert_eq!(client.ask(&get("/todos?limit=20")).status, 200);
     }
     client.ask(&server.post("with the first key")).accepted();
-    std::fs::write(&settings, "LIMIT_MAX=19\nLOG=info\n").expect("a file");
+    // An address of its own for metrics waits for a new process, so they stay where they are.
+    let changed = "LIMIT_MAX=19\nLOG=info\nCORS_ORIGINS=https://app.example\nADMIN_ADDR=127.0.0.1:1\n";
+    std::fs::write(&settings, changed).expect("a file");
     std::fs::write(&secret, "another HS256 secret that is for tests").expect("a file");
     server.signal(Signal::HUP);
     eventually("the limit has changed", || client.ask(&get("/todos?limit=20")).status == 400);
     assert_eq!(client.ask(&get("/todos?limit=19")).status, 200);
     // Shards hear of it one after the other.
     eventually("the key has changed", || server.connect().ask(&server.post("with the first key")).status == 401);
+    assert_eq!(client.ask(&get("/metrics")).status, 200);
+    let from_a_page = with_fields("GET", "/todos?limit=1", &[("Origin", "https://app.example")]);
+    assert_eq!(client.ask(&from_a_page).field("Access-Control-Allow-Origin"), Some("https://app.example"));
     // What is wrong changes nothing.
     std::fs::write(&settings, "LIMIT_MAX=none\n").expect("a file");
     server.signal(Signal::HUP);
