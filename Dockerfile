@@ -8,8 +8,10 @@ COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target,sharing=locked \
     cargo build --locked --release --package todo-server --package todo-worker --package todo-bench \
-    && install -D --strip --target-directory=/programs \
-        target/release/todo-server target/release/todo-worker target/release/todo-bench
+    && install -D --target-directory=/programs \
+        target/release/todo-server target/release/todo-worker target/release/todo-bench \
+    # Symbols stay: a profile (docs/operations.md) names functions by them.
+    && strip --strip-debug /programs/*
 
 # The same Debian as above: a program must find the C library that it was linked with. Its bash is for health checks.
 FROM debian:13.2-slim

@@ -8,7 +8,7 @@
 //! - `matrix` runs server and references interleaved and judges the ratios; `statistics` is its arithmetic.
 //! - `writes` sends writes: their rate, what they cost the reads, and how old what is read is.
 //! - `balance` counts how evenly shards share connections; `scaling` measures what another shard adds.
-//! - `memory` holds connections open, idle or never read.
+//! - `memory` holds connections open, idle or never read; `drip` takes a byte a second while writes run.
 //! - `abuse` attacks a server while others use it, and says what they notice.
 //! - `report` makes one page of a run, and compares two.
 //! - `audit` checks what other clients printed; it measures nothing.
@@ -23,6 +23,7 @@ pub mod audit;
 pub mod balance;
 pub mod clock;
 pub mod condition;
+pub mod drip;
 pub mod empty_loop;
 pub mod error;
 pub mod floor;

@@ -59,6 +59,10 @@ pub const MIX_REQUESTS_MAX: usize = 256;
 pub const MIX_WEIGHT_MAX: u32 = 1_000_000;
 /// Slow readers. More is refused.
 pub const SLOW_READERS_MAX: usize = 10_000;
+/// Clients that take a byte a second. More is refused.
+pub const DRIP_CLIENTS_MAX: usize = 1_000;
+/// Between two bytes that such a client takes.
+pub const DRIP_BYTE_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two reads of a slow reader.
 pub const SLOW_READ_INTERVAL: Duration = Duration::from_millis(50);
 /// A slow reader's receive buffer, so that the answers wait in the server and not here. The kernel doubles it.

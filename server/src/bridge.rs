@@ -23,7 +23,7 @@ use todo_worker::traits::Outcome;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::admission::{Entry, Grant, Key};
+use crate::admission::{Grant, Key, Limits, Report};
 use crate::control::gate::Gate;
 use crate::http::bearer::Keys;
 use crate::http::connection::{Deferred, DeferredAnswer, Page, WriteOutcome};
@@ -70,6 +70,8 @@ pub enum Message {
     Grants(Vec<Grant>),
     /// Others spend for these too.
     Shared(Vec<Key>),
+    /// Other limits of addresses and subjects from here on, and how often they have changed. It comes in order with grants.
+    Limits(Arc<Limits>, u32),
     /// Other deadlines, bounds and keys from here on.
     Settings(Arc<Rules>, Arc<Keys>),
     /// The acceptor has ended: no more connections come.
@@ -246,7 +248,7 @@ pub struct ToControl {
     slot: Arc<SnapshotSlot>,
     writes: Writes,
     requests: mpsc::Sender<(Ticket, Request)>,
-    reports: mpsc::UnboundedSender<(u16, Vec<Entry>)>,
+    reports: mpsc::UnboundedSender<(u16, Report)>,
     watching: Watching,
 }
 
@@ -267,7 +269,7 @@ pub struct ToShard {
 pub type Requests = mpsc::Receiver<(Ticket, Request)>;
 
 /// What shards report of limits, with the shard's number; one in flight a shard.
-pub type Reports = mpsc::UnboundedReceiver<(u16, Vec<Entry>)>;
+pub type Reports = mpsc::UnboundedReceiver<(u16, Report)>;
 
 /// The two ends of every shard, and what shards ask.
 pub struct Bridge {
@@ -430,7 +432,7 @@ impl ToControl {
     }
 
     /// Tells what limited addresses and subjects have spent. The answer is a [`Message::Grants`].
-    pub fn report(&self, shard: u16, report: Vec<Entry>) {
+    pub fn report(&self, shard: u16, report: Report) {
         // Without a control plane the process is at its end; what shards have is what is left to spend.
         let _ = self.reports.send((shard, report));
     }

@@ -155,6 +155,24 @@ pub const ADMIN_BACKLOG: i32 = 64;
 
 const _: () = assert!(DASHBOARD_STREAMS_MAX < DESCRIPTORS_RESERVED / 2);
 
+// ---- profiles ----
+
+/// Seconds that a profile takes unless asked for otherwise, in the form for programs: what they themselves suppose.
+pub const PROFILE_SECONDS_PPROF: u32 = 30;
+/// The same of a flame graph, for which somebody sits and waits.
+pub const PROFILE_SECONDS_FLAME_GRAPH: u32 = 10;
+/// The most seconds; more are 400. One profile is taken at a time, and another one meanwhile is 503.
+pub const PROFILE_SECONDS_MAX: u32 = 60;
+/// Samples for a second of CPU time. No divisor of the kernel's 100, 250 or 1,000 Hz, with which it would run in step.
+pub const PROFILE_HZ: u32 = 99;
+/// The most; more are 400. A sample costs the thread that it looks at some 140 us: 3.5 % here, 1.4 % at 99.
+pub const PROFILE_HZ_MAX: u32 = 250;
+/// Share of all samples of the narrowest box that a flame graph shows: bounds how many stand in a row.
+pub const FLAME_GRAPH_SHARE_MIN: f64 = 0.0005;
+
+const _: () = assert!(PROFILE_SECONDS_PPROF <= PROFILE_SECONDS_MAX && PROFILE_HZ <= PROFILE_HZ_MAX);
+const _: () = assert!(PROFILE_SECONDS_FLAME_GRAPH <= PROFILE_SECONDS_MAX);
+
 // ---- the access log ----
 
 /// Default of `ACCESS_LOG_SAMPLE`.
@@ -220,6 +238,9 @@ pub const SHARDS_MAX: usize = 1024;
 pub const PURSES_MAX: usize = 65_536;
 /// How often it is looked which purses can be forgotten.
 pub const PURSES_FORGET_EVERY_MS: u64 = 1_000;
+/// Connections that a shard looks up again in a tick when limits by address begin, end, or trust others, some microsecond each; more wait
+/// for the next tick, and until then are limited as before. 40,000 of a shard take half a second.
+pub const RENEWED_PER_TICK: usize = 4_096;
 /// Default of `LIMIT_BURST_SECONDS`.
 pub const LIMIT_BURST_SECONDS_DEFAULT: u32 = 5;
 /// The most that a limit may be set to: with the longest burst its thousandths fit 63 bits by far.

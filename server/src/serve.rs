@@ -23,6 +23,7 @@ use todo_worker::tls::TlsError;
 use todo_worker::traits::{Outcome, StoreError};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::admission::Limits;
 use crate::bridge::{self, Log, Message, Ticket, ToShard, Watching, WaysBack, Writes};
 use crate::clock::{self, CLOCKS, CLUSTER_CLOCKS};
 use crate::control::access_log::{self, AccessLog, AccessMetrics};
@@ -38,7 +39,7 @@ use crate::control::handover::take::{Predecessor, TakeError};
 use crate::control::pages::{FeedMetrics, Pages, Sources, WriteMetrics};
 use crate::control::serving::Serving;
 use crate::control::watching::Watch;
-use crate::control::{self, ControlError, ControlStart, Work, acceptor, admin, granting, service};
+use crate::control::{self, Changed, ControlError, ControlStart, Work, acceptor, admin, granting, service};
 use crate::counters::ShardCounters;
 use crate::http::bearer::Keys;
 use crate::http::site::Rules;
@@ -193,7 +194,8 @@ fn run_behind(settings: &Settings, predecessor: &mut Option<Predecessor>) -> Res
     let files_max = if settings.sendfile { files_per_shard(descriptors, shards_count) } else { 0 };
     // Now that there is a file to be named.
     let place = place();
-    let process = Process { settings, keys, accept, cores, driver, connections_max, files_max, window, place };
+    let process =
+        Process { settings, keys, accept, cores, driver, descriptors, connections_max, files_max, window, place };
     process.serve(listeners, backing, &summary, predecessor)
 }
 
@@ -215,8 +217,18 @@ struct Backing {
 }
 
 enum Services {
-    File { store: SqliteStore, readers: Vec<SqliteReader> },
-    Cluster { database: Database, kafka: Kafka, redis: Redis, configured: Configured },
+    /// No todo below `oldest` is live.
+    File {
+        store: SqliteStore,
+        readers: Vec<SqliteReader>,
+        oldest: ItemId,
+    },
+    Cluster {
+        database: Database,
+        kafka: Kafka,
+        redis: Redis,
+        configured: Configured,
+    },
 }
 
 impl Backing {
@@ -233,6 +245,7 @@ impl Backing {
             seeded = ", all of them samples made just now (SEED_TODOS=0 starts empty)";
         }
         let snapshot = Arc::new(load(&mut readers[0], window).map_err(unusable)?);
+        let oldest = oldest(&mut readers[0]).map_err(unusable)?;
         let took_ms = (clock::tick_us() - begun_us) / 1_000;
         let older = if snapshot.floor() == ItemId::ZERO { "" } else { ", older ones stay in the file" };
         Ok(Backing {
@@ -240,7 +253,7 @@ impl Backing {
             todos_line: format!("{} in memory, {took_ms} ms{older}{seeded}", snapshot.items_count()),
             survives_line: A_FILE_SURVIVES,
             snapshot,
-            services: Services::File { store, readers },
+            services: Services::File { store, readers, oldest },
         })
     }
 
@@ -258,6 +271,7 @@ impl Backing {
         if !released.are_reached_by(snapshot.store_id(), snapshot.positions()) {
             return Err(ServeError::Behind { here: snapshot.positions().to_vec(), there: released.positions });
         }
+        let oldest = oldest(&mut reader).map_err(unusable)?;
         let readers = (0..STORE_READERS).map(|_| store.reader()).collect::<Result<Vec<_>, _>>()?;
         let took_ms = (clock::tick_us() - begun_us) / 1_000;
         Ok(Backing {
@@ -265,7 +279,7 @@ impl Backing {
             todos_line: format!("{} in memory, {took_ms} ms", snapshot.items_count()),
             survives_line: A_FILE_SURVIVES,
             snapshot: Arc::new(snapshot),
-            services: Services::File { store, readers },
+            services: Services::File { store, readers, oldest },
         })
     }
 
@@ -308,6 +322,7 @@ struct Process<'a> {
     accept: Accept,
     cores: Cores,
     driver: Driver,
+    descriptors: u64,
     connections_max: usize,
     files_max: usize,
     window: Window,
@@ -354,9 +369,9 @@ impl Process<'_> {
         let (watching, watchers) = Watching::new(DASHBOARD_STREAMS_MAX);
         let bridge = ways_back.with_log(&writes, &watching);
         let limits = Arc::new(self.settings.limits(shards_count, clocks.tick_ms(), predecessor.is_some()));
-        if limits.is_any() {
-            runtime.spawn(granting::run(Arc::clone(&limits), bridge.reports, to_shards.clone(), clocks));
-        }
+        let (wanted, wanted_seen) = watch::channel(Limits::clone(&limits));
+        runtime.spawn(granting::run(Arc::clone(&limits), wanted_seen, bridge.reports, to_shards.clone(), clocks));
+        let ground = Ground { is_cluster, descriptors: self.descriptors, shards_count, clocks };
         let draining = Arc::new(AtomicBool::new(false));
         let (closing, leaving) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let duplicates =
@@ -411,7 +426,8 @@ impl Process<'_> {
             leaving: Arc::clone(&leaving),
             giver,
             asks,
-            reread: Box::new(move || reread(is_cluster)),
+            reread: Box::new(move || reread(ground)),
+            limits: wanted,
             access_log: access_log.reopener(),
             command_socket: command_socket.clone(),
             accepting: (self.accept == Accept::Handoff).then_some(accepting),
@@ -421,21 +437,20 @@ impl Process<'_> {
         };
         // Started before any thread blocks signals: this one takes them all.
         let control = spawn("control", move || control::run(control).map_err(ServeError::from))?;
-        sys::block_all_signals();
+        sys::block_signals();
         if let Some(writer) = writer {
             spawn("access-log", move || {
                 writer.run();
                 Ok(())
             })?;
         }
-        let rules = Arc::new(rules(self.settings));
+        let rules = Arc::new(rules(self.settings, self.connections_max));
         let mut threads = vec![control];
         let ends = bridge.shards.into_iter().zip(counters.iter().map(Arc::clone));
         for (index, (((to_control, from_control), counters), access)) in ends.zip(accesses).enumerate() {
             let start = ShardStart {
                 index: index as u16,
                 driver: self.driver,
-                connections_max: self.connections_max,
                 files_max: self.files_max,
                 rules: Arc::clone(&rules),
                 limits: Arc::clone(&limits),
@@ -511,15 +526,15 @@ impl Process<'_> {
         let window = self.window;
         let refresh = Duration::from_millis(self.settings.refresh_ms);
         match services {
-            Services::File { store, readers } => {
+            Services::File { store, readers, oldest } => {
                 let bounds = self.settings.queue_bounds();
                 let (appender, log) = channel::log(producer, bounds, sink());
                 let (feed, published) = channel::feed();
                 let (status, status_seen) = watch::channel(Status::default());
                 let log_of_shards = Log::new(appender);
                 let writes = Writes::Embedded(log_of_shards.clone());
-                let backend = Backend::Embedded { writes: writes.clone(), status: status_seen };
-                let follower = Follower::new(serving, refresh, window);
+                let follower = Follower::new(serving, refresh, window, oldest);
+                let backend = Backend::Embedded { writes: writes.clone(), status: status_seen, ages: follower.ages() };
                 let path = self.settings.data_file.clone();
                 let again = Again { path, bounds, writes: log_of_shards, outcomes: Box::new(sink), status };
                 let embedded = Embedded { store, readers, log, feed, published, follower, again };
@@ -565,17 +580,32 @@ fn outcomes_sink(to_shards: Vec<ToShard>, metrics: Arc<WriteMetrics>) -> channel
     })
 }
 
+/// What stays as it is while settings change.
+#[derive(Clone, Copy)]
+struct Ground {
+    is_cluster: bool,
+    descriptors: u64,
+    shards_count: usize,
+    clocks: Clocks,
+}
+
 /// What SIGHUP changes: the log filter, at once, and what shards are told.
-fn reread(is_cluster: bool) -> Result<(Arc<Rules>, Arc<Keys>), String> {
+fn reread(ground: Ground) -> Result<Changed, String> {
+    let Ground { is_cluster, descriptors, shards_count, clocks } = ground;
     let line = CommandLine::try_read().map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
     let settings = line.settings;
     let keys = settings.keys(is_cluster).map_err(|error| error.to_string())?;
+    let connections_max =
+        connections_per_shard(&settings, descriptors, shards_count).map_err(|error| error.to_string())?;
     logging::change(&settings.log).map_err(|error| error.to_string())?;
-    Ok((Arc::new(rules(&settings)), Arc::new(keys)))
+    // Where a limit begins nobody is known: as in a process that takes another one's place.
+    let limits = settings.limits(shards_count, clocks.tick_ms(), true);
+    Ok(Changed { rules: Arc::new(rules(&settings, connections_max)), keys: Arc::new(keys), limits })
 }
 
-fn rules(settings: &Settings) -> Rules {
+fn rules(settings: &Settings, connections_max: usize) -> Rules {
     Rules {
+        connections_max,
         limit_max: settings.limit_max,
         // Answers name them, so they last as long as the process: what SIGHUP replaces too, some hundred bytes each.
         allowed_origins: Box::leak(settings.cors_origins.clone().into_boxed_slice()),
@@ -597,6 +627,11 @@ fn load(reader: &mut SqliteReader, window: Window) -> Result<Snapshot, StoreErro
     let floor = if loaded.older { items.oldest().unwrap_or(ItemId::MAX) } else { ItemId::ZERO };
     let builder = builder.expect("put in above");
     Ok(builder.finish(loaded.stand.positions.into(), floor))
+}
+
+/// The lowest id in the file, which only this process may write to from here on; above all ids when there is none.
+fn oldest(reader: &mut SqliteReader) -> Result<ItemId, StoreError> {
+    Ok(reader.oldest()?.unwrap_or(ItemId::MAX))
 }
 
 /// Listens for `todo-server upgrade`. A process that cannot serves all the same.

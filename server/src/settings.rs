@@ -232,7 +232,7 @@ pub struct Settings {
     #[arg(long, env, global = true, default_value = DATA_FILE_DEFAULT, value_name = "FILE")]
     pub data_file: PathBuf,
 
-    /// File of further settings, a NAME=value in each line; flags and variables win. SIGHUP reads it again
+    /// File of further settings, a NAME=value in each line; flags and variables win. SIGHUP reads it again: log, limits, timeouts, keys
     #[arg(long, env, global = true, value_name = "FILE")]
     pub settings_file: Option<PathBuf>,
 

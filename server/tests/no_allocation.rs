@@ -202,7 +202,7 @@ fn bytes_of(machine: &mut Connection, batch: &[u8], site: &mut Site, purse: Opti
 fn tick(site: &mut Site, ledger: Option<&mut Ledger>) -> i64 {
     let (Some(ledger), Some(report)) = (ledger, site.purses.report(site.now.tick_ms, true)) else { return 0 };
     site.purses.settle(&ledger.settle(0, &report, site.now.tick_ms).grants);
-    report.iter().map(|entry| entry.spent).sum()
+    report.entries.iter().map(|entry| entry.spent).sum()
 }
 
 fn id(index: u64) -> ItemId {
@@ -228,6 +228,7 @@ fn site() -> Site {
         random: fastrand::Rng::with_seed(1),
         wall_clock: || 1_800_000_000_000,
         rules: Arc::new(Rules {
+            connections_max: usize::MAX,
             allowed_origins: &[],
             admin_elsewhere: false,
             proxy_from: Vec::new(),

@@ -35,7 +35,7 @@ use todo_proto::defects::{Defect, is_on};
 use todo_proto::fold::{Counts, Entry, Folded, Partition, fold, set_aside};
 use todo_proto::limits::FOLD_COMMANDS_MAX;
 use tokio::sync::watch;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use crate::limits::{BACK_OFF_MAX, BACK_OFF_MIN, CATCH_UP_EVERY};
 use crate::traits::{CaughtUp, ChangeFeed, CommandLog, LogError, Named, NotAppended, Outcome, StoreError, TodoStore};
@@ -51,6 +51,9 @@ pub struct Status {
     pub next_offset: u64,
     /// Everything appended before this (ms since the Unix epoch) is applied.
     pub caught_up_at_ms: u64,
+    /// When the oldest commit was made whose changes the feed has not passed on yet; `None` when there is none. Where the
+    /// feed says that readers see them (`channel`), what they see is as old as that. Nobody is woken when it ends.
+    pub unpublished_since: Option<Instant>,
     /// Transactions committed.
     pub batches: u64,
     /// Batches that had to be given up or tried again.
@@ -297,11 +300,16 @@ impl<L: CommandLog, S: TodoStore, F: ChangeFeed> ApplyLoop<L, S, F> {
             status.writing = Writing::Open;
             status.position = folded.changes.to;
             status.next_offset = next_offset + folded.taken as u64;
+            status.unpublished_since.get_or_insert_with(Instant::now);
             status.batches += 1;
             status.counts.add(folded.counts);
         });
         match self.feed.publish(folded.changes).await {
             Ok(()) => {
+                self.status.send_if_modified(|status| {
+                    status.unpublished_since = None;
+                    false
+                });
                 self.log.settle(folded.taken, Outcome::Acknowledged);
                 Ok(())
             }

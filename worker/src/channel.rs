@@ -12,6 +12,7 @@ use todo_proto::change::Changes;
 use todo_proto::command::{ProducerId, Record, TodoCommand};
 use todo_proto::fold::Entry;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::limits::{FEED_MESSAGES_MAX, FETCH_BYTES_MAX, FETCH_COMMANDS_MAX, QUEUE_BYTES_MAX, QUEUE_COMMANDS_MAX};
 use crate::traits::{ChangeFeed, CommandLog, Extent, FeedGone, LogError, Outcome};
@@ -68,6 +69,8 @@ pub struct ChannelFeed {
 pub struct Published {
     /// What has changed.
     pub changes: Changes,
+    /// When the store had them.
+    pub committed_at: Instant,
     /// To be told when every reader sees them.
     pub done: oneshot::Sender<()>,
 }
@@ -187,8 +190,10 @@ impl<T: Send + 'static> CommandLog for ChannelLog<T> {
 
 impl ChangeFeed for ChannelFeed {
     async fn publish(&mut self, changes: Changes) -> Result<(), FeedGone> {
+        // The loop comes here straight from its commit.
+        let committed_at = Instant::now();
         let (done, visible) = oneshot::channel();
-        self.messages.send(Published { changes, done }).await.map_err(|_| FeedGone)?;
+        self.messages.send(Published { changes, committed_at, done }).await.map_err(|_| FeedGone)?;
         visible.await.map_err(|_| FeedGone)
     }
 }

@@ -46,7 +46,7 @@ pub fn start_server(name: &'static str, directory: &Path, places: &Places) -> Re
     start(name, directory, words, port)
 }
 
-/// The same with a wall clock that is as far ahead as the file `clock` says, by Debian's `faketime`.
+/// The same with a wall clock that is as far ahead, or behind, as the file `clock` says, by Debian's `faketime`.
 pub fn start_server_with_clock(
     name: &'static str,
     directory: &Path,
@@ -100,6 +100,14 @@ pub fn wait_until_ready(service: &Service) -> Result<(), String> {
 pub fn wait_until_writing(server: &Service) -> Result<(), String> {
     wait_for(server, |body| {
         serde_json::from_slice::<serde_json::Value>(body).is_ok_and(|ready| ready["writes"] == true)
+    })
+}
+
+/// Waits until `/ready` of a server says that it takes no writes, and why: because of something with these words.
+pub fn wait_until_refusing(server: &Service, words: &str) -> Result<(), String> {
+    wait_for(server, |body| {
+        let ready = serde_json::from_slice::<serde_json::Value>(body).ok();
+        ready.is_some_and(|ready| ready["writes_refused_because"].to_string().contains(words))
     })
 }
 

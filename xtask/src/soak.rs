@@ -1,5 +1,5 @@
 //! `cargo xtask soak`: what needs time. Half of it goes to fuzzing, an eighth to kills, a quarter to chaos, an eighth to load;
-//! a few swaps and each attack once are beside that.
+//! a few swaps, each attack once and slow readers are beside that.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -70,6 +70,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, String> {
         let is_well = abuse::short()?;
         if is_well { Ok(Tally::ONE) } else { Err("somebody was hurt".to_owned()) }
     });
+    report.step("a byte a second beside writes", drip);
     report.step("load", || load(share_seconds.max(1)));
     report.step("the tutorial of docs/benchmarks.md", tutorial::check);
     Ok(report.end())
@@ -134,6 +135,18 @@ fn take_findings(target: &str) -> Result<(), String> {
 fn kills(rounds: u32) -> Result<Tally, String> {
     let mut kills = cargo(&["test", "--locked", "--package", "todo-server", "--test", "it", "crash"]);
     libtest::run(kills.env("KILL_ROUNDS", rounds.to_string()))
+}
+
+/// Clients that take a byte a second of a long list, by the server's own defaults. Beside 5,000 writes a second they are cut
+/// when `SUPERSEDED_BYTES_MAX` is reached, beside 100 by `PROGRESS_TIMEOUT`, which may take twice its time. What they
+/// hold is one version of the list, 20 MiB; the bound on memory, below both that limit and `UNSENT_BYTES_MAX` together, is ten
+/// times what was seen, with the pages of SQLite and what is written. Half the rate leaves room for a busy machine.
+fn drip() -> Result<Tally, String> {
+    for (rate, least) in [("--rate=5000", "--min=2500"), ("--rate=100", "--min=50")] {
+        let mut drip = command(root().join("target/release/todo-bench"), &["drip", "--todos=100000", rate, least]);
+        succeed(drip.args(["--cut-within=60", "--max-mib=192"]))?;
+    }
+    Ok(Tally::ONE)
 }
 
 /// Reads of three shapes at three depths; the generator fails on any answer that is not right.

@@ -41,6 +41,12 @@ pub const FOR_TEST: &[Tool] = &[
         install: || apt(&["curl"]),
     },
     Tool {
+        name: "sqlite3 (apt)",
+        purpose: "the backup of a data file, as docs/operations.md says",
+        present: || works(&mut command("sqlite3", &["--version"])),
+        install: || apt(&["sqlite3"]),
+    },
+    Tool {
         name: "shellcheck, systemd (apt)",
         purpose: "the checks of tuning",
         present: || {

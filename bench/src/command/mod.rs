@@ -4,6 +4,7 @@ mod abuse;
 mod audit;
 mod balance;
 mod cluster;
+mod drip;
 mod load;
 mod machine;
 mod matrix;
@@ -55,6 +56,8 @@ enum Command {
     Idle(memory::IdleArgs),
     /// Memory of connections that ask and never read.
     Stall(memory::StallArgs),
+    /// Clients that take a byte a second of the whole list while writes run: when they are cut, and what they cost.
+    Drip(drip::DripArgs),
     /// The server's own runtime and I/O with a byte counter for a parser; ends with its standard input.
     Loop(floor::ReferenceArgs),
     /// A reference server that parses nothing; ends with its standard input.
@@ -111,6 +114,7 @@ fn run(command: Command) -> Result<Verdict> {
         Command::Report(args) => report::run(&args),
         Command::Idle(args) => memory::run_idle(&args),
         Command::Stall(args) => memory::run_stall(&args),
+        Command::Drip(args) => drip::run(&args),
         Command::Loop(reference) => empty_loop::serve(&reference).map(|()| Verdict::Passed),
         Command::Floor { mode, reference } => floor::serve(mode, &reference).map(|()| Verdict::Passed),
     }

@@ -32,6 +32,11 @@ impl Bucket {
         self.parts -= tokens * PARTS;
     }
 
+    /// Takes out what was spent under limits that are no longer in force: what is there, and makes no debt of the rest.
+    pub fn take_past(&mut self, tokens: i64) {
+        self.parts = (self.parts - tokens * PARTS).max(self.parts.min(0));
+    }
+
     /// Whole tokens in it, rounded down.
     pub fn tokens(&self) -> i64 {
         self.parts.div_euclid(PARTS)
@@ -69,6 +74,15 @@ mod tests {
                 assert_eq!(bucket.tokens(), *left, "{name}, at {at_ms}");
                 assert_eq!(bucket.is_full(*burst), *left == i64::from(*burst), "{name}, at {at_ms}");
             }
+        }
+    }
+
+    #[test]
+    fn what_was_spent_under_other_limits_makes_no_debt() {
+        for (tokens, past, left) in [(10, 0, 10), (10, 4, 6), (10, 10, 0), (10, 3_000, 0), (0, 1, 0), (-5, 3, -5)] {
+            let mut bucket = Bucket::with(tokens, 0);
+            bucket.take_past(past);
+            assert_eq!(bucket.tokens(), left, "{tokens} less {past}");
         }
     }
 

@@ -19,9 +19,18 @@
 //! - A purse or an account is forgotten only when the bucket is full: who comes back finds what he would have had. Where
 //!   no more can be kept, newcomers share one purse.
 //!
+//! - When an operator changes a limit ([`Limits::changed_to`]), who is known keeps what is left to him, at most the new burst; where
+//!   there was no limit everybody begins with what a second brings. A shard goes on with no more than its share of the new burst. So
+//!   nobody gains by a change, and from when every shard has it the promise is that of the new limit.
+//!
 //! Why the first holds: all that is unspent is in the account's bucket, granted or not, and no more is granted than is in
 //! it. Only a first share is spent before it was asked for, each shard can have one that is not covered, and it gets
 //! another only when the account was full in between.
+//!
+//! Why a change does not break it: what is out with shards is counted on, so nothing is granted that a shard which has not heard yet
+//! may still spend. Shards hear of it on the way that grants come, so none comes from before it.
+//! Reports do, and carry the [`generation`](Report::generation) that tells: what they have spent is of the old limits and takes
+//! from the new bucket, but makes no debt in it; and where a limit was off in between nothing of before counts.
 //!
 //! - [`bucket`]: tokens that come back with time.
 //! - [`address`]: which addresses count as one, and which are trusted.
@@ -110,6 +119,11 @@ impl Allowance {
         self.share_of(i64::from(self.burst))
     }
 
+    /// Whether an operator has set the same: when it began is nothing that is set.
+    pub fn is_same_limit(&self, other: &Allowance) -> bool {
+        (self.per_second, self.burst, self.shards_count) == (other.per_second, other.burst, other.shards_count)
+    }
+
     fn share_of(&self, tokens: i64) -> i64 {
         match self.shards_count {
             0 | 1 => tokens,
@@ -119,7 +133,7 @@ impl Allowance {
 }
 
 /// All that an operator has set.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// In the order of [`Kind::ALL`]; `None` where there is no limit.
     pub allowances: [Option<Allowance>; Kind::ALL.len()],
@@ -145,6 +159,26 @@ impl Limits {
         [Kind::Open, Kind::Begun, Kind::Requests].into_iter().any(|kind| self.of(kind).is_some())
     }
 
+    /// What is in force from `now_ms` on when an operator wants `wanted`, which says what somebody unknown begins with where there was no
+    /// limit. One that stays as it was goes on; under another somebody unknown has what he would have had, at most the new burst.
+    pub fn changed_to(&self, wanted: &Limits, now_ms: u64) -> Limits {
+        let changed = |kind| {
+            let wanted = Allowance { begun_ms: now_ms, ..*wanted.of(kind)? };
+            let Some(before) = self.of(kind) else { return Some(wanted) };
+            if before.is_same_limit(&wanted) {
+                return Some(*before);
+            }
+            // Connections are counted one by one, those that are open too: nobody has to save up for them.
+            let at_begin = match wanted.per_second {
+                0 => wanted.burst,
+                _ => u32::try_from(before.of_newcomer(now_ms)).unwrap_or(u32::MAX).min(wanted.burst),
+            };
+            Some(Allowance { at_begin, ..wanted })
+        };
+        // The same keys: a subject keeps its number, and with it its bucket.
+        Limits { allowances: Kind::ALL.map(changed), trusted: wanted.trusted.clone(), subject_keys: self.subject_keys }
+    }
+
     /// The number of a subject.
     pub fn subject(&self, subject: &str) -> u128 {
         let mut hasher = SipHasher13::new_with_keys(self.subject_keys.0, self.subject_keys.1);
@@ -153,22 +187,29 @@ impl Limits {
     }
 }
 
+/// What a shard tells at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// How often the limits had changed that the shard knew of.
+    pub generation: u32,
+    /// Purse by purse.
+    pub entries: Vec<Entry>,
+}
+
 /// What a shard tells of one purse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Whose.
     pub key: Key,
-    /// What it took without asking, when the purse was made.
-    pub first: i64,
     /// What was spent since the last report; below 0 where more was given back by who had spent it.
     pub spent: i64,
-    /// What it gives back unspent.
-    pub back: i64,
+    /// What was spent since then and before the limits changed.
+    pub spent_before: i64,
     /// What it would like to have.
     pub wanted: i64,
     /// Whether it would forget the purse.
     pub forgets: bool,
-    /// What is left in it.
+    /// What is left in it: all but what it gives back. Below 0 where more connections are open than it had.
     pub kept: i64,
 }
 

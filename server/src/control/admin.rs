@@ -1,5 +1,5 @@
 //! Metrics and dashboard on an address of their own, which is nobody's but the operator's: the same pages, not on the API's
-//! port any more.
+//! port any more; and profiles, which are nowhere else.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
@@ -17,6 +17,7 @@ use todo_worker::exposition::Format;
 
 use crate::bridge::Watching;
 use crate::control::pages::Pages;
+use crate::control::profile::{Asked, Form, Profiler};
 use crate::control::watching::Frames;
 use crate::http::connection::{DeferredAnswer, Page};
 use crate::http::pages::StaticPage;
@@ -29,6 +30,7 @@ struct Administration {
     pages: Arc<Pages>,
     watching: Watching,
     frames: Frames,
+    profiler: Profiler,
 }
 
 /// Listens on `address`. A successor may do so as well while this process goes: that is what `SO_REUSEPORT` is for.
@@ -56,7 +58,7 @@ pub async fn serve(listener: TcpListener, pages: Arc<Pages>, watching: Watching,
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let mut until_going = frames.clone();
     tokio::select! {
-        result = axum::serve(listener, router(Administration { pages, watching, frames })).into_future() => result,
+        result = axum::serve(listener, router(Administration { pages, watching, frames, profiler: Profiler::new() })).into_future() => result,
         // No more frames are made: the process is going, and a successor may listen here.
         () = async { while until_going.changed().await.is_ok() {} } => Ok(()),
     }
@@ -67,6 +69,11 @@ fn router(administration: Administration) -> Router {
         let format = Format::of_accept(fields.get(header::ACCEPT).map(HeaderValue::as_bytes));
         answer(own.pages.answer(Page::Metrics(format)))
     };
+    let pprof =
+        async |State(own): State<Administration>, RawQuery(query): RawQuery| profile(own, Form::Pprof, query).await;
+    let flame_graph = async |State(own): State<Administration>, RawQuery(query): RawQuery| {
+        profile(own, Form::FlameGraph, query).await
+    };
     Router::new()
         .route("/", get(async || Redirect::temporary("/dashboard")))
         .route("/health", get(async || "alive\n"))
@@ -74,6 +81,8 @@ fn router(administration: Administration) -> Router {
         .route("/metrics", get(metrics))
         .route("/dashboard", get(async || page(StaticPage::Dashboard)))
         .route("/dashboard/events", get(async |State(own): State<Administration>| events(own)))
+        .route("/debug/pprof/profile", get(pprof))
+        .route("/debug/pprof/flamegraph", get(flame_graph))
         .with_state(administration)
 }
 
@@ -99,8 +108,10 @@ fn answer(answer: DeferredAnswer) -> Response {
 
 fn refusal(reject: Reject) -> Response {
     let status = StatusCode::from_u16(reject.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let fields = [(header::CONTENT_TYPE, "application/problem+json"), (header::RETRY_AFTER, "1")];
-    (status, fields, reject.body().concat()).into_response()
+    let mut response =
+        (status, [(header::CONTENT_TYPE, "application/problem+json")], reject.body().concat()).into_response();
+    add_lines(response.headers_mut(), reject.fields());
+    response
 }
 
 /// Adds whole field lines, as shards write them.
@@ -110,6 +121,26 @@ fn add_lines(fields: &mut HeaderMap, lines: &str) {
         let name = HeaderName::from_bytes(name.as_bytes()).expect("a name of ours");
         fields.insert(name, HeaderValue::from_str(value).expect("a value of ours"));
     }
+}
+
+/// A profile, when its time is over. Who goes before ends it: this future is dropped then.
+async fn profile(own: Administration, form: Form, query: Option<String>) -> Response {
+    let taken = match Asked::parse(form, query.as_deref().unwrap_or_default()) {
+        Ok(asked) => own.profiler.profile(asked).await,
+        Err(reject) => Err(reject),
+    };
+    let body = match taken {
+        Ok(body) => body,
+        Err(reject) => return refusal(reject),
+    };
+    let fields = [
+        (header::CONTENT_TYPE, form.content_type()),
+        (header::CONTENT_DISPOSITION, form.disposition()),
+        (header::CACHE_CONTROL, "no-store"),
+        // It draws, and does nothing else.
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'"),
+    ];
+    (fields, body).into_response()
 }
 
 /// The frames, as long as the client takes them; a place is held meanwhile.

@@ -1,6 +1,7 @@
 //! What stands behind the process, as `/ready` and `/metrics` tell of it.
 
 use std::fmt;
+use std::time::Duration;
 
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -11,7 +12,7 @@ use todo_worker::apply::{Status, Writing};
 use tokio::sync::watch;
 
 use crate::bridge::Writes;
-use crate::control::follow::drive::View;
+use crate::control::follow::drive::{Ages, View};
 
 const WRITES_REFUSED: &str = "1 while no writes are taken; /ready says why";
 
@@ -24,6 +25,8 @@ pub enum Backend {
         writes: Writes,
         /// The loop's word.
         status: watch::Receiver<Status>,
+        /// Seconds from each commit until it was served.
+        ages: Ages,
     },
     /// Kafka, Postgres and Redis.
     Cluster {
@@ -82,7 +85,14 @@ impl Backend {
 
     /// Registers what is measured by itself.
     pub fn register(&self, registry: &mut Registry) {
-        let Backend::Cluster { writes: Writes::Cluster { appender, .. }, view, .. } = self else { return };
+        let (since, ages) = match self {
+            Backend::Embedded { ages, .. } => ("Time from a commit until it was served", ages.clone()),
+            Backend::Cluster { view, .. } => {
+                ("Time from a look at the store until what it saw was served", view.borrow().age_seconds.clone())
+            }
+        };
+        registry.register("snapshot_reached_seconds", since, ages.0);
+        let Backend::Cluster { writes: Writes::Cluster { appender, .. }, .. } = self else { return };
         let appends = appender.metrics();
         registry.register("append_batches", "Batches that Kafka acknowledged", appends.batches.clone());
         registry.register("append_commands", "Commands in them", appends.commands.clone());
@@ -92,19 +102,18 @@ impl Backend {
             "Time from sending a batch to its acknowledgement",
             appends.seconds.clone(),
         );
-        registry.register(
-            "snapshot_reached_seconds",
-            "Time from a look at the store until what it saw was served",
-            view.borrow().age_seconds.0.clone(),
-        );
     }
 
     /// Writes what is only read when asked for. `position` is that of what is served.
     pub fn encode(&self, encoder: &mut DescriptorEncoder<'_>, position: u64) -> Result<(), fmt::Error> {
         match self {
-            Backend::Embedded { writes, status } => {
+            Backend::Embedded { writes, status, .. } => {
                 let status = status.borrow().clone();
                 gauges(encoder, writes, position, status.position)?;
+                // Nobody else writes to the file: without a commit that is not served, what is served is the present.
+                // The loop that commits is told a moment after the shards, and by what is served that moment is over.
+                let unserved_since = status.unpublished_since.filter(|_| position < status.position);
+                age(encoder, unserved_since.map_or(Duration::ZERO, |since| since.elapsed()))?;
                 let is_refusing = self.readiness(true).writes_refused.is_some();
                 gauge(encoder, "writes_refused", WRITES_REFUSED, u64::from(is_refusing))?;
                 counters(
@@ -129,9 +138,7 @@ impl Backend {
                 let is_refusing = u64::from(refused.borrow().is_some());
                 gauge(encoder, "writes_refused", WRITES_REFUSED, is_refusing)?;
                 if let Some(as_of) = view.as_of {
-                    let help = "Everything in the store so many seconds ago is served";
-                    let age = encoder.encode_descriptor("snapshot_age_seconds", help, None, MetricType::Gauge)?;
-                    ConstGauge::new(as_of.elapsed().as_secs_f64()).encode(age)?;
+                    age(encoder, as_of.elapsed())?;
                 }
                 let counts = view.counts;
                 counters(
@@ -158,6 +165,13 @@ fn gauges(encoder: &mut DescriptorEncoder<'_>, writes: &Writes, position: u64, s
     let waiting = writes.waiting_count() as u64;
     gauge(encoder, "write_queue_commands", "Writes that wait for their outcome", waiting)?;
     gauge(encoder, "write_queue_bytes", "Bytes of them", writes.waiting_bytes() as u64)
+}
+
+/// Everything that the store had `age` ago is served.
+fn age(encoder: &mut DescriptorEncoder<'_>, age: Duration) -> Result<(), fmt::Error> {
+    let help = "Everything in the store so many seconds ago is served";
+    let metric = encoder.encode_descriptor("snapshot_age_seconds", help, None, MetricType::Gauge)?;
+    ConstGauge::new(age.as_secs_f64()).encode(metric)
 }
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> Result<(), fmt::Error> {

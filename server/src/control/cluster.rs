@@ -61,7 +61,9 @@ impl Cluster {
         tokio::spawn(keep_gate(view.subscribe(), gate, refused, configured));
         let shown = watch::Sender::new(Shown::default());
         let readers = (0..STORE_READERS).map(|_| database.reader()).collect();
-        tokio::spawn(answering.run(Reads::new(readers, Some(view.subscribe()), shown.clone())));
+        let seen = view.subscribe();
+        let oldest = Box::new(move || seen.borrow().oldest);
+        tokio::spawn(answering.run(Reads::new(readers, oldest, shown.clone())));
         // The subscription comes before the load, so that what is published meanwhile is not missed.
         let start = FollowStart {
             reader: database.reader(),

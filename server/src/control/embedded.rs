@@ -69,12 +69,14 @@ impl Embedded {
     pub fn begin(self, answering: Answering) -> Applying {
         let Embedded { store, readers, log, feed, published, follower, again } = self;
         let mut opened = again.status.subscribe();
+        let oldest = follower.oldest();
         let applying = again.begin(store, log, feed, published, follower);
         let readers = readers.into_iter().map(FileReader::new).collect();
         tokio::spawn(async move {
             // A loop that is gone is past opening too; its end is the control plane's to see.
             let _ = opened.wait_for(|status| status.writing != Writing::Opening).await;
-            answering.run(Reads::new(readers, None, watch::Sender::default())).await;
+            let oldest = Box::new(move || Some(*oldest.borrow()));
+            answering.run(Reads::new(readers, oldest, watch::Sender::default())).await;
         });
         applying
     }

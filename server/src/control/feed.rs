@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use todo_proto::change::{Changes, Fit};
+use todo_proto::id::ItemId;
 use todo_worker::channel::Published;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::control::follow::drive::Ages;
 use crate::control::serving::Serving;
 use crate::snapshot::{ItemChange, Snapshot};
 
@@ -16,6 +18,10 @@ pub struct Follower {
     serving: Serving,
     refresh: Duration,
     window: Window,
+    /// No todo below this is live, neither in the store nor in what is served.
+    oldest: watch::Sender<ItemId>,
+    /// Seconds from each commit until it was served.
+    ages: Ages,
 }
 
 /// Bounds of the snapshot.
@@ -28,9 +34,20 @@ pub struct Window {
 }
 
 impl Follower {
-    /// Follows from what is served.
-    pub fn new(serving: Serving, refresh: Duration, window: Window) -> Follower {
-        Follower { serving, refresh, window }
+    /// Follows from what is served. No todo below `oldest` is live in the store.
+    pub fn new(serving: Serving, refresh: Duration, window: Window, oldest: ItemId) -> Follower {
+        Follower { serving, refresh, window, oldest: watch::Sender::new(oldest), ages: Ages::default() }
+    }
+
+    /// No todo below this is live, neither in the store nor in what is served. One that is deleted does not raise it:
+    /// lower than need be costs a question, higher a todo.
+    pub fn oldest(&self) -> watch::Receiver<ItemId> {
+        self.oldest.subscribe()
+    }
+
+    /// Seconds from each commit until it was served.
+    pub fn ages(&self) -> Ages {
+        self.ages.clone()
     }
 
     /// What is served.
@@ -55,6 +72,7 @@ impl Follower {
             last = Some(begun);
             self.serving.metrics().refresh_seconds.observe(begun.elapsed().as_secs_f64());
             for published in batch {
+                self.ages.0.observe(published.committed_at.elapsed().as_secs_f64());
                 // The loop that waited may be gone, at the end of the process.
                 let _ = published.done.send(());
             }
@@ -68,6 +86,13 @@ impl Follower {
         let mut changes = Vec::new();
         for published in batch {
             take(&published.changes, &mut positions, &mut changes);
+        }
+        // Before anybody can have seen them: whoever has must find them again.
+        if let Some(lowest) = lowest_live(&changes) {
+            self.oldest.send_if_modified(|oldest| {
+                *oldest = lowest.min(*oldest);
+                false
+            });
         }
         let newer = current.refresh(&changes, positions, current.version() + 1);
         self.serving.serve(Arc::new(newer.trim(self.window.items_max, self.window.bytes_max)));
@@ -89,10 +114,14 @@ fn take<'a>(message: &'a Changes, positions: &mut [u64], changes: &mut Vec<ItemC
     }
 }
 
+/// A client may choose an id that is older than all others.
+fn lowest_live(changes: &[ItemChange<'_>]) -> Option<ItemId> {
+    changes.iter().filter(|change| change.json.is_some()).map(|change| change.id).min()
+}
+
 #[cfg(test)]
 mod tests {
     use todo_proto::change::Change;
-    use todo_proto::id::ItemId;
 
     use super::*;
 
@@ -114,6 +143,23 @@ mod tests {
             let mut changes = Vec::new();
             take(&message, &mut positions, &mut changes);
             assert_eq!((positions[0], changes.len()), (stands_at, taken), "({from}, {to}]");
+        }
+    }
+
+    #[test]
+    fn the_lowest_id_that_lives_is_found() {
+        let (low, middle, high) = (ItemId::from_parts(1, 0), ItemId::from_parts(2, 0), ItemId::from_parts(3, 0));
+        let (live, deleted) = (Some(&b"{}"[..]), None);
+        let table = [
+            (vec![], None),
+            (vec![(middle, live)], Some(middle)),
+            (vec![(middle, live), (high, live), (low, live)], Some(low)),
+            (vec![(low, deleted), (high, live), (middle, live)], Some(middle)),
+            (vec![(low, deleted)], None),
+        ];
+        for (changes, lowest) in table {
+            let changes: Vec<_> = changes.into_iter().map(|(id, json)| ItemChange { id, json }).collect();
+            assert_eq!(lowest_live(&changes), lowest);
         }
     }
 

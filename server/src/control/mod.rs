@@ -14,6 +14,7 @@
 //! - [`service`]: what a service manager is told.
 //! - [`watching`]: what the dashboard shows, sent again and again.
 //! - [`admin`]: the same pages on an address of their own.
+//! - [`profile`]: where CPU time goes, asked for on that address.
 //! - [`acceptor`]: hands connections to shards where they have no listeners of their own.
 
 pub mod acceptor;
@@ -28,6 +29,7 @@ pub mod gate;
 pub mod granting;
 pub mod handover;
 pub mod pages;
+pub mod profile;
 pub mod reads;
 pub mod service;
 pub mod serving;
@@ -43,8 +45,9 @@ use todo_worker::reads::OlderReader;
 use todo_worker::sqlite::SqliteStore;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use crate::admission::Limits;
 use crate::bridge::{Message, Moves, Request, Requests, Settled, ToShard};
 use crate::control::access_log::Reopener;
 use crate::control::cluster::{Cluster, Following};
@@ -88,6 +91,8 @@ pub struct ControlStart {
     pub asks: mpsc::Receiver<Ask>,
     /// Reads the settings again.
     pub reread: Reread,
+    /// Where the limits of addresses and subjects go that are wanted.
+    pub limits: watch::Sender<Limits>,
     /// Opens the access log's file anew.
     pub access_log: Reopener,
     /// Where commands are heard; removed at the end.
@@ -110,8 +115,18 @@ pub enum Work {
     Cluster(Box<Cluster>),
 }
 
-/// Reads what may change while the process runs: deadlines and bounds, the keys of tokens.
-pub type Reread = Box<dyn Fn() -> Result<(Arc<Rules>, Arc<Keys>), String> + Send>;
+/// What may change while the process runs.
+pub struct Changed {
+    /// Deadlines and bounds.
+    pub rules: Arc<Rules>,
+    /// The keys of tokens.
+    pub keys: Arc<Keys>,
+    /// What addresses and subjects may do.
+    pub limits: Limits,
+}
+
+/// Reads it; the error says what is wrong, and then nothing of it changes.
+pub type Reread = Box<dyn Fn() -> Result<Changed, String> + Send>;
 
 /// Why the control plane ends before it is told to.
 #[derive(Debug, thiserror::Error)]
@@ -134,9 +149,9 @@ pub enum ControlError {
 pub fn run(start: ControlStart) -> Result<(), ControlError> {
     let ControlStart { runtime, work, requests, to_shards, pages, counters, draining, closing, leaving, .. } = start;
     let answering = Answering { requests, to_shards: to_shards.clone(), pages };
-    let ControlStart { giver, asks, reread, access_log, command_socket, accepting, ready, .. } = start;
+    let ControlStart { giver, asks, reread, limits, access_log, command_socket, accepting, ready, .. } = start;
     let ControlStart { drain_lead, drain_timeout, .. } = start;
-    let orders = Orders { asks, reread, access_log, command_socket };
+    let orders = Orders { asks, reread, limits, access_log, command_socket };
     let (lead, timeout) = (drain_lead, drain_timeout);
     let drain = Drain { to_shards, counters, draining, closing, leaving, accepting, lead, timeout };
     runtime.block_on(serve(work, answering, drain, giver, orders, ready))
@@ -169,7 +184,7 @@ async fn serve(
             _ = hangup.recv() => {
                 // Whatever the settings say: a rotated file waits for it.
                 orders.access_log.reopen();
-                change_settings(&orders.reread, &to_shards);
+                change_settings(&orders, &to_shards);
                 continue;
             }
         };
@@ -224,14 +239,16 @@ async fn serve(
 struct Orders {
     asks: mpsc::Receiver<Ask>,
     reread: Reread,
+    limits: watch::Sender<Limits>,
     access_log: Reopener,
     command_socket: PathBuf,
 }
 
 /// Settings that are wrong change nothing.
-fn change_settings(reread: &Reread, to_shards: &[ToShard]) {
-    match reread() {
-        Ok((rules, keys)) => {
+fn change_settings(orders: &Orders, to_shards: &[ToShard]) {
+    match (orders.reread)() {
+        Ok(Changed { rules, keys, limits }) => {
+            orders.limits.send_replace(limits);
             for shard in to_shards {
                 shard.send(Message::Settings(Arc::clone(&rules), Arc::clone(&keys)));
             }

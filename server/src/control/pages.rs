@@ -291,15 +291,19 @@ impl Counted {
     fn rejects(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let mut family =
             encoder.encode_descriptor("rejects", "Requests refused, by problem", None, MetricType::Counter)?;
-        // Several faults may share a problem type; each type is one series.
-        let mut by_slug = std::collections::BTreeMap::new();
-        for index in 0..Reject::KINDS {
-            let count: u64 = self.0.counters.iter().map(|shard| shard.rejects(index)).sum();
-            *by_slug.entry(Reject::slug(index)).or_insert(0) += count;
-        }
-        // Those that have not occurred too: a rate sees a first time only where there was a zero before.
-        for (slug, count) in by_slug {
-            ConstCounter::new(count).encode(family.encode_family(&[("problem", slug)])?)?;
+        for (shard, counters) in self.0.counters.iter().enumerate() {
+            // Several faults may share a problem type; each type is one series of the shard.
+            let mut by_slug = std::collections::BTreeMap::new();
+            for index in 0..Reject::KINDS {
+                *by_slug.entry(Reject::slug(index)).or_insert(0) += counters.rejects(index);
+            }
+            // Those that have not occurred too, at every shard: a rate sees a first time only where there was a zero
+            // before, and a sum of rates only what each of them sees. So there are always as many series as problems
+            // times shards, some fifty a shard, and no request makes one more.
+            for (slug, count) in by_slug {
+                let labels = [("shard", shard.to_string()), ("problem", slug.to_owned())];
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     }

@@ -12,7 +12,6 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
 use crate::control::follow::Shown;
-use crate::control::follow::drive::View;
 use crate::http::connection::{DeferredAnswer, next_link};
 use crate::http::reject::Reject;
 use crate::limits::{CONTROL_REQUEST_TIMEOUT_MS, COPIED_BODY_BYTES_MAX, STORE_READ_ITEMS_MAX};
@@ -23,10 +22,15 @@ use crate::snapshot::{Builder, Snapshot};
 pub struct Reads<R> {
     readers: Vec<Mutex<R>>,
     next: AtomicUsize,
-    /// What is known of a store in another process.
-    view: Option<watch::Receiver<View>>,
+    oldest: Oldest,
+    /// The lowest id of the pages that were read: a commit may be read before it is followed, and who has seen its todo in
+    /// a list must find it by its id.
+    lowest_shown: watch::Sender<ItemId>,
     shown: watch::Sender<Shown>,
 }
+
+/// Says below which id no todo is live, neither in the store nor in what is served; `None` while nobody knows.
+pub type Oldest = Box<dyn Fn() -> Option<ItemId> + Send + Sync>;
 
 /// Reads a file, on a thread that may block.
 pub struct FileReader(Arc<Mutex<SqliteReader>>);
@@ -38,11 +42,17 @@ enum Stored {
 }
 
 impl<R: OlderReader> Reads<R> {
-    /// Reads through `readers`, at least one. `view` is what is known of a store in another process; `shown` is told what
+    /// Reads through `readers`, at least one. What is below `oldest` is asked of none of them; `shown` is told what
     /// clients are about to see.
-    pub fn new(readers: Vec<R>, view: Option<watch::Receiver<View>>, shown: watch::Sender<Shown>) -> Reads<R> {
+    pub fn new(readers: Vec<R>, oldest: Oldest, shown: watch::Sender<Shown>) -> Reads<R> {
         assert!(!readers.is_empty(), "somebody must read");
-        Reads { readers: readers.into_iter().map(Mutex::new).collect(), next: AtomicUsize::new(0), view, shown }
+        Reads {
+            readers: readers.into_iter().map(Mutex::new).collect(),
+            next: AtomicUsize::new(0),
+            oldest,
+            lowest_shown: watch::Sender::new(ItemId::MAX),
+            shown,
+        }
     }
 
     /// Answers `query` from below the floor of what is `served` then: what memory has meanwhile is not asked of the store.
@@ -54,7 +64,7 @@ impl<R: OlderReader> Reads<R> {
             return Err(StoreError::Unavailable("nothing is loaded yet".to_owned()));
         }
         if let Query::Item(id) = query
-            && self.is_older_than_all(id)
+            && (self.oldest)().is_some_and(|oldest| id < oldest.min(*self.lowest_shown.borrow()))
         {
             return Ok(DeferredAnswer::Reject(Reject::NotFound));
         }
@@ -73,13 +83,16 @@ impl<R: OlderReader> Reads<R> {
         Ok(match stored {
             Stored::One(None) => DeferredAnswer::Reject(Reject::NotFound),
             Stored::One(Some(item)) => body(stand.store_id, &[item], query, false),
-            Stored::Page { items, older } => body(stand.store_id, &items, query, older),
+            Stored::Page { items, older } => {
+                if let Some((lowest, _)) = items.last() {
+                    self.lowest_shown.send_if_modified(|shown| {
+                        *shown = (*shown).min(*lowest);
+                        false
+                    });
+                }
+                body(stand.store_id, &items, query, older)
+            }
         })
-    }
-
-    fn is_older_than_all(&self, id: ItemId) -> bool {
-        let oldest = self.view.as_ref().and_then(|view| view.borrow().oldest);
-        oldest.is_some_and(|oldest| id < oldest)
     }
 
     async fn read(&self, query: Query) -> Result<(Stand, Stored), StoreError> {
@@ -155,4 +168,40 @@ fn body(store_id: [u8; 16], items: &[(ItemId, Json)], query: Query, older: bool)
         _ => String::new(),
     };
     DeferredAnswer::Body { status: 200, content_type: JSON, extra, etag: Some(slice.etag()), body }
+}
+
+#[cfg(test)]
+mod tests {
+    use todo_worker::sqlite::SqliteStore;
+
+    use super::*;
+    use crate::clock;
+
+    /// The one reader is lent to somebody for good, so that a question would wait until its time is over.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_older_than_all_is_no_question() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = SqliteStore::open(&folder.path().join("todos.db"), Arc::new(clock::wall_ms)).expect("a new file");
+        let mut reader = store.reader().expect("a reader");
+        let stand = reader.stand().expect("a store");
+        let held = FileReader::new(reader);
+        let held_for_good = Arc::clone(&held.0).lock_owned().await;
+        let id = |time_ms| ItemId::from_parts(time_ms, 0);
+        let oldest = watch::Sender::new(id(20));
+        let seen = oldest.subscribe();
+        let reads = Reads::new(vec![held], Box::new(move || Some(*seen.borrow())), watch::Sender::default());
+        // Of a window whose floor is above all of these.
+        let served = Arc::new(Builder::new(stand.store_id, 1).finish(stand.positions.into(), id(1_000)));
+        let is_asked = async |time_ms| match reads.answer(Query::Item(id(time_ms)), || Arc::clone(&served)).await {
+            Ok(DeferredAnswer::Reject(Reject::NotFound)) => false,
+            Err(StoreError::Unavailable(why)) if why.contains("longer than a second") => true,
+            _ => panic!("nothing else can come of it"),
+        };
+        assert_eq!((is_asked(19).await, is_asked(20).await, is_asked(21).await), (false, true, true));
+        oldest.send_replace(id(10));
+        assert_eq!((is_asked(9).await, is_asked(19).await), (false, true), "one that is older has come");
+        reads.lowest_shown.send_replace(id(5));
+        assert_eq!((is_asked(4).await, is_asked(9).await), (false, true), "one that is older was seen in a list");
+        drop(held_for_good);
+    }
 }

@@ -25,10 +25,11 @@ impl Serving {
 
     /// Gives a newer snapshot to every shard.
     pub fn serve(&mut self, newer: Arc<Snapshot>) {
-        self.metrics.set_snapshot(&newer);
         for to_shard in &self.to_shards {
             to_shard.slot.publish(Arc::clone(&newer));
         }
+        // Served from here on, and not before: each shard looks at its slot after a batch's bytes are in.
+        self.metrics.set_snapshot(&newer);
         self.retired.push(std::mem::replace(&mut self.current, newer));
         self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
     }

@@ -205,6 +205,8 @@ rejects! {
         "after must be the id of a todo, as the list shows it.";
     AfterRepeated 400 "after-repeated" "Position repeated" go_on "",
         "after may be given once.";
+    ProfileParameter 400 "profile-parameter" "Parameter of a profile out of range" go_on "",
+        "seconds must be a whole number from 1 to 60, and hz, samples for a second of CPU time, one from 1 to 250; each at most once.";
     NotFound 404 "not-found" "Not found" go_on "",
         concat!("There is nothing here. What there is, is at ", route!(), " and ", route!(), "/{id}, and named at /.");
     MethodNotAllowedOnList 405 "method-not-allowed" "Method not allowed" go_on Allow::List.fields(),
@@ -266,6 +268,14 @@ rejects! {
         "What answers this cannot be reached at the moment. /ready says more. Try again.";
     WatchersFull 503 "watchers-full" "Too many dashboards open" go_on RETRY_SOON,
         "As many connections watch the dashboard as may. Close one, or try again in a moment.";
+    ProfileRunning 503 "profile-running" "A profile is being taken" go_on RETRY_SOON,
+        "One profile is taken at a time. Try again when the other has ended, which is within a minute.";
+    ProfileFolder 503 "profile-unavailable" "No profile can be taken" go_on "",
+        "A profile needs a folder for a temporary file. Set TMPDIR to one that this process may write to, or make /tmp so.";
+    ProfileProgram 503 "profile-unavailable" "No profile can be taken" go_on "",
+        "The program's file has been replaced since this process began, so names would be wrong. `todo-server upgrade`, then try again.";
+    ProfileTimer 503 "profile-unavailable" "No profile can be taken" go_on "",
+        "The timer is refused: setitimer(2) with ITIMER_PROF, and SIGPROF, must be allowed by kernel and container. The log says more.";
     Draining 503 "draining" "Shutting down" close RETRY_SOON,
         "This server is shutting down. Connect again.";
 }
@@ -306,6 +316,11 @@ impl Reject {
     /// Whether the connection must end, because where the next request begins is no longer known.
     pub fn closes(self) -> bool {
         self.answer().closes
+    }
+
+    /// The field lines that belong to this answer alone, each with its CRLF.
+    pub fn fields(self) -> &'static str {
+        self.answer().fields
     }
 
     /// The body, in pieces to be sent one after the other; unused ones are empty.
@@ -426,6 +441,8 @@ mod tests {
         check(Reject::TokenClaims, format!("{} bytes", limits::TOKEN_SUBJECT_BYTES_MAX));
         check(Reject::TooManyFields, limits::REQUEST_FIELDS_MAX.to_string());
         check(Reject::LimitOutOfRange, limits::LIST_LIMIT_MAX.to_string());
+        check(Reject::ProfileParameter, format!("1 to {},", limits::PROFILE_SECONDS_MAX));
+        check(Reject::ProfileParameter, format!("1 to {};", limits::PROFILE_HZ_MAX));
         check(Reject::IdempotencyKeyTime, format!("{} hours", limits::IDEMPOTENCY_KEY_BEHIND_MS_MAX / 3_600_000));
         check(Reject::IdempotencyKeyTime, format!("{} seconds", limits::IDEMPOTENCY_KEY_AHEAD_MS_MAX / 1000));
     }

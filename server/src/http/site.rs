@@ -45,6 +45,8 @@ pub struct Rules {
     pub head_timeout_ms: u64,
     /// A body must be whole this long after its head, in milliseconds.
     pub body_timeout_ms: u64,
+    /// Connections that each shard may have at once; one more makes the one go that has been without a whole head longest.
+    pub connections_max: usize,
     /// A connection without a request is closed after this, in milliseconds.
     pub idle_timeout_ms: u64,
     /// A client must take [`crate::limits::PROGRESS_BYTES`], or all it is owed, in each such time, in milliseconds.

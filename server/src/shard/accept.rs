@@ -70,7 +70,7 @@ pub fn adopt(shard: &Rc<Shard>, socket: OwnedFd) {
         // It has gone already.
         Err(None) => return,
     };
-    if shard.counters.connections.get() >= shard.connections_max as u64 && !shard.make_room() {
+    if shard.is_full() && !shard.make_room() {
         // Everybody is busy: the newcomer is closed at once rather than left to wait unseen.
         shard.counters.cut.add(1);
         shard.forget(admitted);
@@ -85,7 +85,7 @@ pub fn adopt(shard: &Rc<Shard>, socket: OwnedFd) {
 /// other.
 pub fn adopt_moved(shard: &Rc<Shard>, moved: Moved) {
     shard.counters.adopted.add(1);
-    if shard.counters.connections.get() >= shard.connections_max as u64 && !shard.make_room() {
+    if shard.is_full() && !shard.make_room() {
         shard.counters.cut.add(1);
         return;
     }
@@ -103,8 +103,11 @@ impl Shard {
     /// # Errors
     /// It is not to be taken; `None` when it has gone already.
     fn admit(&self, socket: &OwnedFd, client: Client) -> Result<Admitted, Option<Refused>> {
-        if client == Client::Awaited || !self.site.borrow().purses.is_by_address() {
-            return Ok(Admitted::default());
+        {
+            let purses = &self.site.borrow().purses;
+            if client == Client::Awaited || !purses.is_by_address() {
+                return Ok(purses.unlimited());
+            }
         }
         self.admit_from(io::peer_address(socket).ok_or(None)?).map_err(Some)
     }
@@ -128,7 +131,7 @@ impl Shard {
     fn admit_moved(&self, socket: &OwnedFd, client: Client) -> Admitted {
         let mut site = self.site.borrow_mut();
         if !site.purses.is_by_address() {
-            return Admitted::default();
+            return site.purses.unlimited();
         }
         let address = match client {
             Client::Direct => io::peer_address(socket),
@@ -138,7 +141,10 @@ impl Shard {
         };
         let now_ms = site.now.tick_ms;
         // Who has gone meanwhile ends by himself, and asks for nothing more.
-        address.map_or_else(Admitted::default, |address| site.purses.admit_moved(address, now_ms))
+        match address {
+            Some(address) => site.purses.admit_moved(address, now_ms),
+            None => site.purses.unlimited(),
+        }
     }
 
     fn forget(&self, admitted: Admitted) {
@@ -192,6 +198,11 @@ impl Shard {
         if arrival.client != Client::Direct || !arrival.input.is_empty() {
             self.arrivals.borrow_mut().insert(socket.as_raw_fd(), arrival);
         }
+    }
+
+    /// Whether one more connection would be too many.
+    fn is_full(&self) -> bool {
+        self.counters.connections.get() >= self.site.borrow().rules.connections_max as u64
     }
 
     /// Closes the connection that has been without a whole head longest; false when everybody has one in hand.

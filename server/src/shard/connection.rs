@@ -149,15 +149,16 @@ async fn serve_busy(shard: &Rc<Shard>, peer: &Rc<Peer>, stream: &mut Stream, mut
 /// here: as an argument it would make every idle connection's task larger.
 fn give_arrival(shard: &Shard, peer: &Peer) {
     let arrival = shard.arrivals.borrow_mut().remove(&peer.socket.get());
-    if let Some(Arrival { client, input }) = arrival {
-        peer.machine.borrow_mut().set_client(client);
-        peer.is_unnamed.set(client == proxy_header::Client::Awaited);
-        if let proxy_header::Client::Named(address) = client {
-            shard.site.borrow_mut().access.name_client(peer.key.index, address);
-        }
-        if !input.is_empty() {
-            received(shard, peer, &input);
-        }
+    let Arrival { client, input } = arrival.unwrap_or_default();
+    peer.machine.borrow_mut().set_client(client);
+    peer.is_unnamed.set(client == proxy_header::Client::Awaited);
+    // The limits may have changed since it was taken.
+    shard.renew(peer);
+    if let proxy_header::Client::Named(address) = client {
+        shard.site.borrow_mut().access.name_client(peer.key.index, address);
+    }
+    if !input.is_empty() {
+        received(shard, peer, &input);
     }
 }
 

@@ -164,7 +164,14 @@ impl Listener {
     pub fn is_empty(&self) -> bool {
         let mut poll = [rustix::event::PollFd::from_borrowed_fd(self.inner_fd(), rustix::event::PollFlags::IN)];
         let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        !matches!(rustix::event::poll(&mut poll, Some(&at_once)), Ok(1..))
+        loop {
+            match rustix::event::poll(&mut poll, Some(&at_once)) {
+                // Even one that does not wait, when a profile's signal falls into it. Who believed it would close a
+                // listener with a connection in it.
+                Err(Errno::INTR) => {}
+                polled => return !matches!(polled, Ok(1..)),
+            }
+        }
     }
 
     fn inner_fd(&self) -> BorrowedFd<'_> {

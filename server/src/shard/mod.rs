@@ -5,6 +5,7 @@
 //! - [`accept`]: connections come in.
 //! - [`connection`]: one connection's bytes, between its socket and its state machine.
 //! - `file`: ready-made responses as files, for the kernel to send without a copy.
+//! - `renewal`: connections are looked up again when limits change.
 //! - `sampling`: which batch is timed.
 //! - `sweep`: time, deadlines and bounds, twenty times a second.
 //! - [`deadlines`]: the timing wheel.
@@ -15,12 +16,13 @@ pub mod connection;
 pub mod deadlines;
 mod file;
 pub mod io;
+mod renewal;
 mod sampling;
 mod sweep;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::Waker;
@@ -55,8 +57,6 @@ pub struct ShardStart {
     pub index: u16,
     /// How it waits for the kernel.
     pub driver: Driver,
-    /// Connections that it may have at once; one more makes the one go that has been without a whole head longest.
-    pub connections_max: usize,
     /// Files of ready-made responses that it may have open.
     pub files_max: usize,
     /// Deadlines and bounds.
@@ -111,7 +111,6 @@ pub struct Shard {
     next_generation: Cell<u32>,
     to_control: ToControl,
     counters: Arc<ShardCounters>,
-    connections_max: usize,
     clocks: Clocks,
     index: u16,
     sampling: Sampling,
@@ -132,6 +131,8 @@ pub struct Shard {
     /// Who waits for connections, to be told that the process is going.
     accepting: RefCell<Vec<Waker>>,
     room: RefCell<accept::Room>,
+    /// Which place of the table is to be looked up again next, while limits by address have changed.
+    renewal: Cell<Option<usize>>,
 }
 
 /// Connections that read into small buffers of their own.
@@ -214,7 +215,6 @@ async fn serve(start: ShardStart) -> std::io::Result<()> {
         next_generation: Cell::new(0),
         to_control: start.to_control,
         counters: start.counters,
-        connections_max: start.connections_max,
         clocks: start.clocks,
         index: start.index,
         sampling: Sampling::default(),
@@ -228,6 +228,7 @@ async fn serve(start: ShardStart) -> std::io::Result<()> {
         accept_errors: RefCell::default(),
         accepting: RefCell::default(),
         room: RefCell::default(),
+        renewal: Cell::default(),
     });
     io::spawn(sweep::run(Rc::clone(&shard)));
     follow(&shard, start.from_control).await
@@ -257,6 +258,7 @@ async fn follow(shard: &Rc<Shard>, mut from_control: FromControl) -> std::io::Re
             Message::MoveOn(moves) => shard.move_on(moves),
             Message::Grants(grants) => shard.take_grants(&grants),
             Message::Shared(keys) => shard.decide(|site| site.purses.share(&keys)),
+            Message::Limits(limits, generation) => shard.change_limits(limits, generation),
             Message::Settings(rules, keys) => shard.change_settings(rules, keys),
             Message::NoMoreCome => shard.release(),
             Message::Drain => shard.drain(),
@@ -521,6 +523,11 @@ impl Shard {
 }
 
 impl Peer {
+    /// The address of its other end; `None` when that has gone, or its task has let go of its socket.
+    fn address(&self) -> Option<IpAddr> {
+        (self.socket.get() >= 0).then(|| crate::sys::other_end(self.socket.get()))?.map(|address| address.ip())
+    }
+
     /// Has its task look at its machine.
     fn wake(&self) {
         if let Some(waker) = self.waker.take() {

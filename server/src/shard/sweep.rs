@@ -79,6 +79,7 @@ impl Shard {
     }
 
     fn keep_limits(&self) {
+        self.renew_some();
         self.report(true);
         let purses = &self.site.borrow().purses;
         self.counters.purses.set(purses.count() as u64);

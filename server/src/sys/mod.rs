@@ -1,4 +1,4 @@
-//! The only unsafe code of the server: descriptors that the runtime owns, buffers that the ring reads, signal masks.
+//! The only unsafe code of the server: descriptors that the runtime owns, buffers that the ring reads, signal masks and the timer of profiles.
 //!
 //! Each item has a safe face whose obligations are met here, in the line above the block.
 
@@ -8,8 +8,9 @@ mod buffers;
 mod signals;
 
 pub use buffers::Gathered;
-pub use signals::block_all_signals;
+pub use signals::{block_signals, is_profile_timer_set};
 
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// A socket type of the runtime, which tells its descriptor only as a number.
@@ -42,6 +43,16 @@ pub enum Direction {
     Read,
     /// Both: every pending operation returns at once, on both drivers.
     Both,
+}
+
+/// The address at the other end of a socket that another task owns, known by its number only; `None` when it has gone. The number must be
+/// as for [`shutdown`].
+pub fn other_end(socket: i32) -> Option<SocketAddr> {
+    debug_assert!(socket >= 0, "an open descriptor is never negative");
+    // SAFETY: the number is of an open socket, as the caller's table has it, and nothing closes it while this function runs: the table and
+    // the socket are of this thread. -1 is excluded by the same.
+    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+    SocketAddr::try_from(rustix::net::getpeername(socket).ok()??).ok()
 }
 
 /// Ends a direction of a socket that another task owns, known by its number only.

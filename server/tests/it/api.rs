@@ -1,5 +1,7 @@
 //! The reading half of the API, route by route, as a client sees it.
 
+use std::time::Duration;
+
 use crate::harness::{Client, Options, Response, Server, Todo, eventually, get, request, with_fields};
 
 const JSON: &str = "application/json";
@@ -217,6 +219,37 @@ fn what_is_older_than_memory_comes_from_the_file() {
     assert_eq!(from_memory.field("ETag"), one.field("ETag"));
 }
 
+/// With a second between two snapshots a commit is seen waiting: what is served is as old as that commit, and of the
+/// present again when the shards have it.
+#[test]
+fn the_age_is_that_of_the_oldest_commit_that_is_not_served() {
+    let server = Options::new().flag("--refresh-ms", 1_000).start();
+    let page = || server.connect().ask(&get("/metrics"));
+    let at_rest = page();
+    assert_eq!((at_rest.metric("todo_snapshot_behind"), at_rest.metric("todo_snapshot_age_seconds")), (0.0, 0.0));
+    assert_eq!(at_rest.metric("todo_snapshot_reached_seconds_count"), 0.0);
+    let (mut client, mut writes) = (server.connect(), 0.0);
+    let post = server.post("waits for its snapshot");
+    client.send(&post);
+    // The first waits for nothing, those after it for what is left of the second.
+    eventually("a commit waits for its snapshot", || {
+        if client.is_answered_within(Duration::from_millis(1)) {
+            client.response(false).accepted();
+            client.send(&post);
+            writes += 1.0;
+        }
+        let page = page();
+        let (behind, age) = (page.metric("todo_snapshot_behind"), page.metric("todo_snapshot_age_seconds"));
+        assert_eq!(behind > 0.0, age > 0.0, "{behind} positions, {age} s");
+        behind > 0.0
+    });
+    client.response(false).accepted();
+    let served = page();
+    assert_eq!((served.metric("todo_snapshot_behind"), served.metric("todo_snapshot_age_seconds")), (0.0, 0.0));
+    assert_eq!(served.metric("todo_snapshot_reached_seconds_count"), writes + 1.0, "each commit once");
+    assert!(served.metric("todo_snapshot_reached_seconds_sum") > 0.0);
+}
+
 #[test]
 fn the_pages_of_the_operator() {
     let server = Server::start();
@@ -234,7 +267,6 @@ fn the_pages_of_the_operator() {
     let text = String::from_utf8(page.body).expect("text");
     for series in [
         "todo_writes_total{outcome=\"acknowledged\"} 1",
-        "todo_rejects_total{problem=\"not-found\"} 1",
         "todo_snapshot_items 101",
         "todo_snapshot_behind 0",
         "todo_write_queue_commands 0",
@@ -247,8 +279,39 @@ fn the_pages_of_the_operator() {
         values.map(|line| line.rsplit_once(' ').expect("a value").1.parse::<f64>().expect("a number")).sum()
     };
     assert_eq!(sum("todo_connections{"), 1.0, "{text}");
+    assert_eq!(sum("todo_rejects_total{"), 1.0, "{text}");
     assert_eq!(sum("todo_requests_total{"), 4.0, "all but the one that is being answered:\n{text}");
     assert!(sum("todo_read_bytes_total{") > 0.0 && sum("todo_written_bytes_total{") > 0.0, "{text}");
+}
+
+/// A rate sees a first time only where there was a zero before, so each shard has each problem from the first page on, and
+/// what it refuses is counted as its own.
+#[test]
+fn rejects_are_counted_by_shard_and_problem() {
+    let server = Options::new().flag("--shards", 2).start();
+    let series_of = || -> Vec<(String, f64)> {
+        let text = String::from_utf8(server.connect().ask(&get("/metrics")).body).expect("text");
+        let series = text.lines().filter_map(|line| line.strip_prefix("todo_rejects_total{")?.split_once("} "));
+        series.map(|(labels, value)| (labels.to_owned(), value.parse().expect("a number"))).collect()
+    };
+    let before = series_of();
+    let of_shard = |shard: u32| {
+        let label = format!("shard=\"{shard}\",");
+        before.iter().filter_map(|(labels, _)| labels.strip_prefix(&label)).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(of_shard(0), of_shard(1), "each shard has each problem");
+    assert_eq!(before.len(), 2 * of_shard(0).len(), "and nobody else has one");
+    assert!(of_shard(0).len() > 20 && before.iter().all(|(_, value)| *value == 0.0), "{before:?}");
+    for round in 1..=3 {
+        assert_eq!(server.connect().ask(&get("/nowhere")).status, 404, "round {round}");
+    }
+    let after = series_of();
+    let names = |series: &[(String, f64)]| series.iter().map(|(labels, _)| labels.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&after), names(&before), "no request makes a series");
+    let refused: f64 =
+        after.iter().filter(|(labels, _)| labels.ends_with("\"not-found\"")).map(|(_, value)| value).sum();
+    let all: f64 = after.iter().map(|(_, value)| value).sum();
+    assert_eq!((refused, all), (3.0, 3.0), "{after:?}");
 }
 
 #[test]

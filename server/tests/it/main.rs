@@ -18,6 +18,7 @@ mod access_log;
 mod admission;
 mod api;
 mod backpressure;
+mod backup;
 mod closing;
 mod cluster;
 mod command_line;
@@ -29,8 +30,11 @@ mod drain;
 mod files;
 #[cfg(target_os = "linux")]
 mod handover;
+#[cfg(target_os = "linux")]
+mod hangup;
 mod harness;
 mod pipelining;
+mod profile;
 #[cfg(target_os = "linux")]
 mod proxy_header;
 mod secrets;

@@ -231,6 +231,47 @@ fn bodies_come_chunked_expected_and_too_large() {
     client.expect_close();
 }
 
+/// A todo of an id that is older than all is 404 without a question to the store. To see that nobody asked, the todo is put
+/// into the file behind the server's back: asked for, it would have been found. What a client has made older than all
+/// others since the start is found all the same.
+#[test]
+fn the_store_is_not_asked_for_what_is_older_than_all() {
+    let server = Options::new().flag("--seed-todos", 0).start();
+    let hours_ago = |hours: u64| hyphenated(ItemId::from_parts(wall_ms() - hours * 3_600_000, 1));
+    let create = |server: &Server, id: &str| {
+        let authorization = server.authorization();
+        let fields = [("Authorization", authorization.as_str()), ("Idempotency-Key", id)];
+        let made = server.connect().ask(&request("POST", "/todos", &fields, r#"{"title":"made"}"#));
+        assert_eq!(made.accepted(), id);
+    };
+    let status = |client: &mut Client, id: &str| client.ask(&get(&format!("/todos/{id}"))).status;
+    let (first, second) = (hours_ago(2), hours_ago(1));
+    create(&server, &first);
+    create(&server, &second);
+    // Memory holds the newest alone, so the store is asked for all that is older.
+    let server = server.stop_and_restart(|options| options.flag("--snapshot-todos-max", 1));
+    let mut client = server.connect();
+    assert_eq!(status(&mut client, &first), 200, "from the file");
+    let put_behind = |id: &str| {
+        let behind = rusqlite::Connection::open(server.data_file()).expect("the data file");
+        let copied = behind.execute(
+            "INSERT INTO todos SELECT unhex(replace(?1, '-', '')), part, 0, deleted, completed, updated_at, born, title,
+                 description FROM todos WHERE id = unhex(replace(?2, '-', ''))",
+            [id, &first],
+        );
+        assert_eq!(copied.expect("a row"), 1);
+    };
+    let (between, older) = (hyphenated(ItemId::from_parts(wall_ms() - 5_400_000, 1)), hours_ago(5));
+    put_behind(&between);
+    put_behind(&older);
+    assert_eq!(status(&mut client, &between), 200, "the store is asked, and has it");
+    assert_eq!(status(&mut client, &older), 404, "and not for this one");
+    let chosen = hours_ago(4);
+    create(&server, &chosen);
+    assert_eq!(status(&mut client, &chosen), 200, "who has read a 202 sees the write");
+    assert_eq!(status(&mut client, &older), 404, "still older than all that came through the server");
+}
+
 fn read(client: &mut Client, target: &str) -> Option<Todo> {
     let response = client.ask(&get(target));
     match response.status {

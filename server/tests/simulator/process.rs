@@ -113,7 +113,8 @@ impl Server {
         });
         let tasks = vec![world.spawn(follow)];
         let readers = (0..2).map(|_| Reader(world.clone())).collect();
-        let reads = Reads::new(readers, Some(view.subscribe()), shown);
+        let seen = view.subscribe();
+        let reads = Reads::new(readers, Box::new(move || seen.borrow().oldest), shown);
         Server {
             number,
             configured: Configured { topic: TOPIC.to_owned(), partitions },

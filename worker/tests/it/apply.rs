@@ -20,11 +20,13 @@ async fn acknowledged_means_committed_and_visible() {
     let mut embedded = Embedded::start(store, QueueBounds::default());
     embedded.append(0, vec![create(1, "a"), create(2, "b"), complete(1), delete(2)]);
 
-    let Published { changes, done } = embedded.feed.recv().await.unwrap();
+    let Published { changes, committed_at, done } = embedded.feed.recv().await.unwrap();
     // Committed: a reader sees it. Not yet visible: nobody was answered.
     assert_eq!(reader.count().unwrap(), 1);
     assert!(embedded.outcomes.is_empty());
     assert_eq!(embedded.appender.waiting_count(), 4);
+    let since = embedded.status.borrow().unpublished_since.expect("a commit that nobody sees");
+    assert!(since <= committed_at, "from the commit on");
     let Changes { from, to, part, changes, store_id } = changes;
     assert_eq!((from, to, part, changes.len()), (0, 4, 0, 2));
     let (stand, json) = reader.read_one(id(1)).unwrap();
@@ -36,6 +38,7 @@ async fn acknowledged_means_committed_and_visible() {
     assert_eq!((embedded.appender.waiting_count(), embedded.appender.waiting_bytes()), (0, 0));
     let status = embedded.status.borrow().clone();
     assert_eq!((status.writing, status.position, status.batches), (Writing::Open, 4, 1));
+    assert_eq!(status.unpublished_since, None, "everything is seen");
 
     // It has come to where the log ended when it looked at the clock.
     embedded.status.wait_for(|status| status.caught_up_at_ms == NOW_MS).await.unwrap();

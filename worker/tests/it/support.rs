@@ -105,7 +105,7 @@ impl<S: todo_worker::traits::TodoStore + 'static> Embedded<S> {
 
     /// Takes the next changes, makes them visible, and returns what the sink got.
     pub async fn follow(&mut self) -> (Changes, Vec<(u32, Outcome)>) {
-        let Published { changes, done } = self.feed.recv().await.unwrap();
+        let Published { changes, done, .. } = self.feed.recv().await.unwrap();
         done.send(()).unwrap();
         (changes, self.outcomes.recv().await.unwrap())
     }

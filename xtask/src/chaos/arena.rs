@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::chaos::fault::{Fault, Service as Target, Side};
 use crate::chaos::history::Todo;
@@ -59,7 +58,7 @@ impl Arena {
         let (server_wires, worker_wires) = (wires(&doors[0])?, wires(&doors[1])?);
         let programs = scratch("chaos")?;
         let clock = programs.join("clock");
-        set_clock(&clock, Duration::ZERO)?;
+        set_clock(&clock, 0)?;
         let workers = ["worker-1", "worker-2"];
         let workers = workers.map(|name| cluster::start_worker(name, &programs, &worker_wires.places()));
         let first = cluster::start_server("server-1", &programs, &server_wires.places())?;
@@ -78,6 +77,11 @@ impl Arena {
     /// Where the servers listen.
     pub fn servers(&self) -> &[u16] {
         &self.ports
+    }
+
+    /// The one whose clock can be set.
+    pub fn server_with_clock(&self) -> &Service {
+        &self.servers[1]
     }
 
     /// Changes a wire.
@@ -153,9 +157,9 @@ impl Wires {
     }
 }
 
-/// How far the second server's clock is ahead.
-pub fn set_clock(clock: &Path, ahead: Duration) -> Result<(), String> {
-    std::fs::write(clock, format!("+{}\n", ahead.as_secs())).map_err(|error| format!("{}: {error}", clock.display()))
+/// How far the second server's clock is ahead; below zero it is behind.
+pub fn set_clock(clock: &Path, ahead_seconds: i64) -> Result<(), String> {
+    std::fs::write(clock, format!("{ahead_seconds:+}\n")).map_err(|error| format!("{}: {error}", clock.display()))
 }
 
 /// A small disk of memory at a path. Only root can make one.

@@ -32,8 +32,10 @@ pub enum Fault {
     LoseSubscribers,
     /// No room under Postgres.
     FullDisk,
-    /// A server's clock is two hours ahead.
-    ClockJump,
+    /// A server's clock jumps ahead, and back when it is set right.
+    ClockAhead,
+    /// A server's clock jumps back, and ahead when it is set right.
+    ClockBehind,
 }
 
 /// Who connects.
@@ -59,7 +61,8 @@ const LASTS_MS: std::ops::Range<u64> = 300..2_500;
 /// Longer than a lease, so that somebody else has taken the zombie's partitions when it wakes.
 const ZOMBIE: Duration = Duration::from_secs(8);
 const DELAY: Duration = Duration::from_millis(80);
-const CLOCK_AHEAD: Duration = Duration::from_secs(2 * 60 * 60);
+/// Far beyond what a server puts up with before it refuses writes.
+const CLOCK_OFF_SECONDS: i64 = 2 * 60 * 60;
 
 impl Fault {
     /// All of them.
@@ -82,14 +85,18 @@ impl Fault {
         Fault::Freeze(Workers, Postgres),
         Fault::Freeze(Workers, Redis),
         Fault::Delay(Servers, Kafka),
-        Fault::Delay(Workers, Postgres),
+        Fault::Delay(Servers, Postgres),
         Fault::Delay(Servers, Redis),
+        Fault::Delay(Workers, Kafka),
+        Fault::Delay(Workers, Postgres),
+        Fault::Delay(Workers, Redis),
         Fault::FreezeWorker,
         Fault::Flush,
         Fault::OldDump,
         Fault::LoseSubscribers,
         Fault::FullDisk,
-        Fault::ClockJump,
+        Fault::ClockAhead,
+        Fault::ClockBehind,
     ];
 
     /// What the table calls it.
@@ -123,7 +130,8 @@ impl Fault {
             Fault::OldDump => "Redis back from an old dump",
             Fault::LoseSubscribers => "subscribers cut off, messages lost",
             Fault::FullDisk => "full disk under Postgres",
-            Fault::ClockJump => "a server's clock two hours ahead",
+            Fault::ClockAhead => "a server's clock two hours ahead",
+            Fault::ClockBehind => "a server's clock two hours behind",
         }
     }
 
@@ -191,12 +199,35 @@ impl Fault {
                     arena.service(Postgres).restart()?;
                 }
             }
-            Fault::ClockJump => {
-                set_clock(&arena.clock, CLOCK_AHEAD)?;
+            Fault::ClockAhead | Fault::ClockBehind => {
+                let off_seconds = if self == Fault::ClockAhead { CLOCK_OFF_SECONDS } else { -CLOCK_OFF_SECONDS };
+                set_clock(&arena.clock, off_seconds)?;
+                // It looks at the file once a second: a shorter fault would be none.
+                cluster::wait_until_refusing(arena.server_with_clock(), "clock is")?;
                 wait();
-                set_clock(&arena.clock, Duration::ZERO)?;
+                set_clock(&arena.clock, 0)?;
             }
         }
         Ok(Instant::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_is_cut_silent_and_slow_and_each_kind_has_a_name_of_its_own() {
+        for side in [Servers, Workers] {
+            for service in [Kafka, Postgres, Redis] {
+                for fault in [Fault::Cut(side, service), Fault::Freeze(side, service), Fault::Delay(side, service)] {
+                    assert!(Fault::ALL.contains(&fault), "{fault:?}");
+                }
+            }
+        }
+        let mut names: Vec<&str> = Fault::ALL.iter().map(|fault| fault.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Fault::ALL.len());
     }
 }

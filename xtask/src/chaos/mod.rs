@@ -42,16 +42,21 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 #[derive(Args)]
 pub struct Arguments {
     /// Faults in all; every kind comes before one comes again.
-    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Of everything random; made from the clock when not given.
     #[arg(long)]
     seed: Option<u64>,
+    /// Take the release builds that are there.
+    #[arg(long)]
+    built: bool,
 }
 
 /// Runs the rounds. `Ok(false)` when a promise was broken.
 pub fn run(arguments: &Arguments) -> Result<bool, String> {
-    build_release()?;
+    if !arguments.built {
+        build_release()?;
+    }
     rounds(arguments.rounds, arguments.seed.unwrap_or_else(|| fastrand::u64(..)))
 }
 

@@ -224,6 +224,7 @@ impl Stack {
                 ("TEST_KAFKA_USERNAME", USER.to_owned()),
                 ("TEST_KAFKA_PASSWORD", PASSWORD.to_owned()),
                 ("TEST_KAFKA_ARCHIVES", kafka::archives_folder().display().to_string()),
+                ("TEST_POSTGRES_PROGRAMS", postgres::programs().unwrap_or_default().display().to_string()),
                 ("TEST_REDIS_TLS_URL", format!("rediss://{USER}:{PASSWORD}@localhost:{}/0", secured(&self.redis))),
                 (
                     "TEST_DATABASE_TLS_URL",

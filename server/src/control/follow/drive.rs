@@ -54,7 +54,7 @@ pub struct View {
     pub age_seconds: Ages,
 }
 
-/// Seconds until what a look saw was served.
+/// Seconds until what a look saw was served; where commits are seen themselves, from each of them.
 #[derive(Debug, Clone)]
 pub struct Ages(pub Histogram);
 

@@ -277,12 +277,15 @@ impl Response {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self}"))
     }
 
-    /// The value of a series of `/metrics`, its labels included, or, by its name alone, the sum over all labels.
-    pub fn metric(&self, series: &str) -> f64 {
+    /// The sum of what `/metrics` has of a family, or, as `name{label="value"}`, of its series with these labels among
+    /// theirs.
+    pub fn metric(&self, wanted: &str) -> f64 {
         let text = std::str::from_utf8(&self.body).expect("text");
+        let (wanted_name, wanted_labels) = name_and_labels(wanted);
         let values = text.lines().filter_map(|line| {
-            let (name, value) = line.rsplit_once(' ')?;
-            let is_it = name == series || name.split_once('{').is_some_and(|(name, _)| name == series);
+            let (series, value) = line.rsplit_once(' ')?;
+            let (name, labels) = name_and_labels(series);
+            let is_it = name == wanted_name && wanted_labels.iter().all(|label| labels.contains(label));
             is_it.then(|| value.parse::<f64>().expect("a number"))
         });
         values.sum()
@@ -353,4 +356,12 @@ fn whole_response(bytes: &[u8]) -> Option<(Response, usize)> {
 /// Whether an error says that the other side has gone.
 fn is_end(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+}
+
+/// Of `name{label="value",…}`. No value of a label has a comma.
+fn name_and_labels(series: &str) -> (&str, Vec<&str>) {
+    match series.strip_suffix('}').and_then(|series| series.split_once('{')) {
+        Some((name, labels)) => (name, labels.split(',').collect()),
+        None => (series, Vec::new()),
+    }
 }

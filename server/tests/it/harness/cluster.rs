@@ -1,6 +1,8 @@
 //! A cluster of a test's own on the services that the tests are run with: a database and a topic by a name that nobody
 //! else uses, and workers in this process, whose messages can be lost on purpose.
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
@@ -12,6 +14,7 @@ use todo_worker::messages::{ChannelAway, MessageSender};
 use todo_worker::postgres::Database;
 use todo_worker::publish::publisher;
 use todo_worker::redis::{Redis, Sender};
+use todo_worker::service::adopt;
 use todo_worker::settings::{Cluster as Services, DatabaseSettings, KafkaSettings, RedisSettings};
 use tokio::sync::watch;
 
@@ -40,7 +43,7 @@ impl Cluster {
         let name = format!("server_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let url = service("DATABASE_URL");
         let (server, _) = url.rsplit_once('/').expect("a URL with a database");
-        block_on(create_database(&url, &name));
+        block_on(execute(&url, &format!("CREATE DATABASE {name}")));
         let services = Services {
             kafka: KafkaSettings {
                 brokers: service("KAFKA_BROKERS").split(',').map(str::to_owned).collect(),
@@ -92,6 +95,59 @@ impl Cluster {
         run_with(&std::env::temp_dir(), arguments, &self.variables())
     }
 
+    /// By partition, up to where the log is applied.
+    pub fn positions(&self) -> Vec<u64> {
+        block_on(positions(self.services.database.url.reveal()))
+    }
+
+    /// Writes a dump of its database, as docs/operations.md says.
+    pub fn dump(&self, file: &Path) {
+        let mut dump = postgres_program("pg_dump");
+        dump.arg("--format=custom").arg("--file").arg(file).arg(self.services.database.url.reveal());
+        succeed(dump);
+    }
+
+    /// The same topic over a new database that holds what is in the dump.
+    pub fn restored(&self, dump: &Path) -> Cluster {
+        let mut restored = Cluster::new();
+        restored.services.kafka.topic.clone_from(&self.services.kafka.topic);
+        restored.restore(dump);
+        restored
+    }
+
+    /// Puts what is in the dump in the place of the database, whoever is connected to it.
+    pub fn restore_in_place(&self, dump: &Path) {
+        let (_, name) = self.services.database.url.reveal().rsplit_once('/').expect("a URL with a database");
+        block_on(execute(&service("DATABASE_URL"), &format!("DROP DATABASE {name} WITH (FORCE)")));
+        block_on(execute(&service("DATABASE_URL"), &format!("CREATE DATABASE {name}")));
+        self.restore(dump);
+    }
+
+    fn restore(&self, dump: &Path) {
+        let mut restore = postgres_program("pg_restore");
+        restore.args(["--no-owner", "--single-transaction", "--exit-on-error", "--dbname"]);
+        restore.arg(self.services.database.url.reveal()).arg(dump);
+        succeed(restore);
+    }
+
+    /// The same over a topic that is not there yet.
+    pub fn with_new_topic(mut self) -> Cluster {
+        self.services.kafka.topic.push_str("-anew");
+        self
+    }
+
+    /// What `todo-worker adopt-topic --yes` does; how many partitions were adopted.
+    pub fn adopt_topic(&self) -> usize {
+        block_on(async {
+            let Services { kafka, database, .. } = &self.services;
+            let database = Database::new(database, 3).expect("an address");
+            let log = Kafka::new(kafka).expect("no TLS");
+            let strange = adopt::look(&database, &log).await.expect("both answer");
+            adopt::adopt(&database, &kafka.topic, &strange).await.expect("nobody applies anything");
+            strange.len()
+        })
+    }
+
     /// A worker, which makes the store when there is none.
     pub fn worker(&self) -> Worker {
         let (stop, stopped) = watch::channel(false);
@@ -135,12 +191,32 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work)
 }
 
-async fn create_database(url: &str, name: &str) {
+async fn execute(url: &str, statement: &str) {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("Postgres answers");
     let connection = tokio::spawn(connection);
-    client.batch_execute(&format!("CREATE DATABASE {name}")).await.expect("it may make databases");
+    client.batch_execute(statement).await.expect("it may do so");
     drop(client);
     connection.await.expect("no panic").expect("it ends in good order");
+}
+
+async fn positions(url: &str) -> Vec<u64> {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("Postgres answers");
+    let connection = tokio::spawn(connection);
+    let rows = client.query("SELECT base + next_offset FROM partitions ORDER BY part", &[]).await.expect("a store");
+    drop(client);
+    connection.await.expect("no panic").expect("it ends in good order");
+    rows.iter().map(|row| u64::try_from(row.get::<_, i64>(0)).expect("they grow from 0")).collect()
+}
+
+/// A program of the Postgres that the tests are run with: another version's may not read what it has written.
+fn postgres_program(name: &str) -> Command {
+    Command::new(Path::new(&service("TEST_POSTGRES_PROGRAMS")).join(name))
+}
+
+fn succeed(mut command: Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{}: {error}", command.get_program().display()));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {said}", command.get_program().display());
 }
 
 async fn work(services: Services, loses_messages: Arc<AtomicBool>, stopped: watch::Receiver<bool>) {

@@ -72,6 +72,7 @@ pub fn site(versions: &[Version]) -> Site {
         random: fastrand::Rng::with_seed(7),
         wall_clock: || WALL_MS,
         rules: Arc::new(Rules {
+            connections_max: usize::MAX,
             allowed_origins: &[],
             admin_elsewhere: false,
             proxy_from: Vec::new(),
