@@ -1,7 +1,9 @@
 """The half of the monitoring check that needs Prometheus' own parsers.
 
 monitoring.py FOLDER    reads every page in FOLDER (NAME.open is OpenMetrics, NAME.text the older format, of the same moment or
-                        so) strictly, then compares the names and labels in docs/monitoring and the dashboard with them
+                        so) strictly, then compares the names and labels in docs/monitoring, docs/metrics.md and the dashboard
+                        with them, and the names in all documents. At the end the check of docs/metrics.md is checked: each
+                        fault of `FAULTS`, made on purpose, must be found
 """
 
 import json
@@ -25,11 +27,35 @@ SUFFIXES = {
 GIVEN = {"job", "instance", "le"}
 FOREIGN = {"up"}
 NAME = re.compile(r"\b(?:todo|process)_[a-z0-9_]+\b|\bup\b")
+LIST = ROOT / "docs/metrics.md"
+# What the list calls the programs whose pages have a series.
+PROGRAMS = {
+    "file": {"file"},
+    "cluster": {"cluster"},
+    "server": {"file", "cluster"},
+    "worker": {"worker"},
+    "all": {"file", "cluster", "worker"},
+}
+# Crates, which are named in documents too.
+CRATES = {"todo_server", "todo_worker", "todo_proto", "todo_bench"}
+# Where a text in the list is replaced by another, and what a message about it must name.
+FAULTS = [
+    ("| `todo_reads_total` |", "| `todo_read_total` |", "`todo_reads_total`"),
+    ("| `todo_reads_total` |", "| `todo_read_total` |", "nobody exports todo_read_total"),
+    ("| `todo_read_bytes_total` | counter |", "| `todo_read_bytes_total` | gauge |", "`todo_read_bytes_total` | counter"),
+    ("| `todo_written_bytes_total` | counter | shard |", "| `todo_written_bytes_total` | counter | - |", "| shard |"),
+    ("| `todo_connections` | gauge | shard |", "| `todo_connections` | gauge | route, shard |", "| shard |"),
+    ("| `todo_commits_total` | counter | - | file |", "| `todo_commits_total` | counter | - | server |", "| file |"),
+    ("| `process_threads` | gauge | - | all |", "| `process_threads` | gauge | - | world |", "| all |"),
+    ("| `todo_draining` | gauge", "| `todo_build` | gauge", "todo_build stands there twice"),
+    ("| worker | Commands applied |", "| worker | |", "todo_worker_commands_total is not explained"),
+]
 
 
 def families(folder):
-    """Every family of every page: the names of its series, and their labels."""
-    series, faults = {}, []
+    """Every family of every page: the names of its series, and their labels. And by the name that the list has it under:
+    its type, labels, what it is said to be, and the pages that have it."""
+    series, listed, faults = {}, {}, []
     pages = sorted(folder.glob("*.open"))
     if not pages:
         sys.exit("no page to read")
@@ -52,9 +78,14 @@ def families(folder):
                 continue
             for suffix in SUFFIXES[family.type]:
                 series.setdefault(family.name + suffix, set())
+            name = family.name + "_total" if family.type == "counter" else family.name
+            entry = listed.setdefault(name, (family.type, set(), family.documentation, set()))
+            # Of a family that has no series just now nobody knows the labels.
+            entry[1].update(*(sample.labels for sample in family.samples), () if family.samples else ("?",))
+            entry[3].add(page.stem)
             for sample in family.samples:
                 series.setdefault(sample.name, set()).update(sample.labels)
-    return series, faults
+    return series, listed, faults
 
 
 def expressions():
@@ -106,9 +137,68 @@ def check_page(series):
     return faults, len(names)
 
 
+def line_of(name, family):
+    """How the list has a family."""
+    kind, labels, meaning, pages = family
+    labels = ", ".join(sorted(labels - {"le", "?"})) or "-"
+    program = next(program for program, having in PROGRAMS.items() if having == pages)
+    return f"| `{name}` | {kind} | {labels} | {program} | {meaning.removesuffix('.')} | - |"
+
+
+def check_list(listed, text):
+    """Compares the list with what is exported. A fault ends with the line that is wanted."""
+    faults, seen = [], set()
+    for line in re.findall(r"^\| `.*$", text, re.MULTILINE):
+        cells = [cell.strip() for cell in line.strip("|").split(" |")]
+        name = cells[0].strip("`")
+        if name in seen:
+            faults.append(f"docs/metrics.md: {name} stands there twice")
+        seen.add(name)
+        if name not in listed:
+            faults.append(f"docs/metrics.md: nobody exports {name}")
+            continue
+        if len(cells) != 6 or not all(cells):
+            faults.append(f"docs/metrics.md: {name} is not explained in six columns")
+            continue
+        kind, labels, _, pages = listed[name]
+        said = set(re.findall(r"\w+", cells[2]))
+        if cells[1] != kind or "?" not in labels and said != labels - {"le"} or PROGRAMS.get(cells[3]) != pages:
+            faults.append(f"docs/metrics.md: {name} is otherwise: {line_of(name, listed[name])}")
+    for name in sorted(listed.keys() - seen):
+        faults.append(f"docs/metrics.md has no line for it: {line_of(name, listed[name])}")
+    return faults, len(seen)
+
+
+def check_faults(listed, text):
+    """Whether the comparison finds what is wrong."""
+    missed = []
+    for before, after, named in FAULTS:
+        if before not in text:
+            sys.exit(f"docs/metrics.md has no {before!r} any more: mend FAULTS")
+        found, _ = check_list(listed, text.replace(before, after, 1))
+        if not any(named in fault for fault in found):
+            missed.append(f"this check does not notice {after!r} instead of {before!r}")
+    return missed, len(listed)
+
+
+def check_documents(series, listed):
+    faults, count = [], 0
+    for document in {*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tuning/*.md")} - {LIST}:
+        for code in re.findall(r"`([^`\n]+)`", document.read_text(encoding="utf-8")):
+            for name in re.findall(r"\btodo_[a-z0-9_]*[a-z0-9]\b", code):
+                count += 1
+                if name not in series and name not in listed and name not in CRATES:
+                    faults.append(f"{document.relative_to(ROOT)}: nobody exports {name}")
+    return faults, count
+
+
 def main(folder):
-    series, faults = families(Path(folder))
-    for more, count in (check_expressions(series), check_page(series)):
+    series, listed, faults = families(Path(folder))
+    text = LIST.read_text(encoding="utf-8")
+    checks = [check_expressions(series), check_page(series), check_list(listed, text), check_documents(series, listed)]
+    if not any(more for more, _ in checks):
+        checks.append(check_faults(listed, text))
+    for more, count in checks:
         faults += more
         if count < 15:
             faults.append(f"only {count} names were looked at: have the files moved?")

@@ -1,5 +1,6 @@
-//! What Prometheus and Grafana are given (`docs/monitoring`), checked against what the programs really export: a server on a
-//! file, a server of a cluster and a worker. Pages are read by the parsers of Prometheus' Python client, rules by promtool.
+//! What Prometheus and Grafana are given (`docs/monitoring`) and the list of all series (`docs/metrics.md`), checked against what
+//! the programs really export: a server on a file, a server of a cluster and a worker. Pages are read by the parsers of
+//! Prometheus' Python client, rules by promtool.
 
 use std::path::Path;
 use std::process::Command;

@@ -4,7 +4,7 @@
 //! load        positions and the newest todos, of one moment         -> a snapshot, served
 //! for ever:
 //!     message     continues a position: its changes go in            -> a newer snapshot, served
-//!     look        twice a second: where does the store stand?
+//!     look        every 400 ms: where does the store stand?
 //!     repair      a position that a message skipped, or a look knows and no message brought: ask for the changes
 //! ```
 //!
