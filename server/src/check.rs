@@ -1,18 +1,25 @@
 //! `todo-server check`: what is in force, and everything that would keep a server from serving, all of it at once.
+//!
+//! A *problem* does not pass by itself: serving with it would fail, or be wrong. A *warning* is what is away just now, and what a
+//! server that starts would wait for or show at `/ready`.
 
 #![expect(clippy::disallowed_macros, reason = "it talks to a terminal")]
 
-use std::net::ToSocketAddrs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
 
 use clap::CommandFactory;
 use clap::parser::ValueSource;
+use futures_util::future::join_all;
+use todo_worker::kafka::{Kafka, KafkaError};
 use todo_worker::logging;
-use todo_worker::postgres::Database;
-use todo_worker::settings::Cluster;
-use todo_worker::sqlite::{OpenError, SqliteReader};
+use todo_worker::messages::{Heard, MessageSource};
+use todo_worker::postgres::{Database, OpenError as StoreError};
+use todo_worker::redis::Redis;
+use todo_worker::settings::{Cluster, DatabaseSettings, KafkaSettings, RedisSettings};
+use todo_worker::sqlite::{OpenError, SqliteReader, SqliteStore};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::control::access_log;
 use crate::control::admin;
@@ -26,41 +33,56 @@ use crate::startup::{check_port, choose_cores, connections_per_shard, raise_desc
 pub struct Findings {
     /// What follows from settings and machine: a name and a value.
     pub facts: Vec<(&'static str, String)>,
-    /// What would keep a server from serving, a sentence each.
+    /// What is away now, and would be waited for or shown at `/ready`: a sentence each, with what to do.
+    pub warnings: Vec<String>,
+    /// What would keep a server from serving, or from serving right, a sentence each.
     pub problems: Vec<String>,
 }
 
-/// Prints settings, facts and problems.
+/// One of them.
+enum Finding {
+    Fact(&'static str, String),
+    Warning(String),
+    Problem(String),
+}
+
+/// Prints settings, facts, problems and warnings.
 ///
 /// # Errors
-/// There are problems; they were printed.
-pub fn run(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
+/// There are problems, or with `is_strict` warnings; they were printed.
+pub fn run(settings: &Settings, is_strict: bool) -> Result<(), Box<dyn std::error::Error>> {
     print_settings();
     // A server over the same file has the port and the lock of right: it is the one to be replaced.
     let is_beside = UnixStream::connect(settings.command_socket(settings.http_port)).is_ok();
-    let Findings { facts, problems } = find(settings, is_beside);
+    let Findings { facts, warnings, problems } = find(settings, is_beside);
     println!();
     for (name, value) in &facts {
         println!("  {name:<12} {value}");
-    }
-    if problems.is_empty() {
-        println!("\nno problems");
-        return Ok(());
     }
     println!();
     for problem in &problems {
         println!("problem: {problem}");
     }
-    Err(format!("{} problems", problems.len()).into())
+    for warning in &warnings {
+        println!("warning: {warning}");
+    }
+    match (problems.len(), warnings.len()) {
+        (0, 0) => println!("no problems"),
+        (0, warnings) if is_strict => {
+            return Err(format!("{warnings} warnings, which --strict does not let pass").into());
+        }
+        (0, warnings) => println!("no problems, {warnings} warnings"),
+        (problems, _) => return Err(format!("{problems} problems").into()),
+    }
+    Ok(())
 }
 
 /// Looks at everything. `is_beside` when a server over the same todos is there to be replaced. Blocks.
 pub fn find(settings: &Settings, is_beside: bool) -> Findings {
     let mut findings = Findings::default();
-    let Findings { facts, problems } = &mut findings;
     let mut note = |fact: Result<(&'static str, String), String>| match fact {
-        Ok(fact) => facts.push(fact),
-        Err(problem) => problems.push(problem),
+        Ok((name, value)) => findings.facts.push((name, value)),
+        Err(problem) => findings.problems.push(problem),
     };
     let cores = choose_cores(settings);
     let shards_count = cores.of_shard.len();
@@ -98,8 +120,16 @@ pub fn find(settings: &Settings, is_beside: bool) -> Findings {
     let is_cluster = !matches!(cluster, Ok(None));
     note(settings.check_secret(is_cluster).map(|what| ("JWT_SECRET", what)).map_err(|error| error.to_string()));
     match cluster {
-        Ok(None) => note(data_file(&settings.data_file).map(|what| ("data file", what))),
-        Ok(Some(cluster)) => services(&cluster).into_iter().for_each(note),
+        Ok(None) => note(data_file(&settings.data_file, is_beside).map(|what| ("data file", what))),
+        Ok(Some(cluster)) => {
+            for finding in services(&cluster) {
+                match finding {
+                    Finding::Fact(name, value) => findings.facts.push((name, value)),
+                    Finding::Warning(warning) => findings.warnings.push(warning),
+                    Finding::Problem(problem) => findings.problems.push(problem),
+                }
+            }
+        }
         Err(error) => note(Err(error.to_string())),
     }
     findings
@@ -134,8 +164,11 @@ fn print_settings() {
     }
 }
 
-/// What is in the data file.
-fn data_file(path: &Path) -> Result<String, String> {
+/// What is in the data file, which nobody else may have, unless it is the one to be replaced.
+fn data_file(path: &Path, is_beside: bool) -> Result<String, String> {
+    if !is_beside {
+        SqliteStore::check_free(path).map_err(|error| error.to_string())?;
+    }
     match SqliteReader::open_beside(path) {
         Ok(mut reader) => match reader.count() {
             Ok(count) => Ok(format!("{}, {count} todos", path.display())),
@@ -154,42 +187,112 @@ fn data_file(path: &Path) -> Result<String, String> {
     }
 }
 
-/// Whether the services of a cluster are there.
-fn services(cluster: &Cluster) -> Vec<Result<(&'static str, String), String>> {
-    let mut found = vec![postgres(cluster)];
-    for broker in &cluster.kafka.brokers {
-        found
-            .push(reach(broker).map(|()| ("Kafka", broker.clone())).map_err(|why| format!("Kafka at {broker}: {why}")));
-    }
-    let redis = todo_worker::redis::Redis::new(&cluster.redis);
-    found.push(
-        redis
-            .map(|_| ("Redis", "its address makes sense; it is not needed to serve".to_owned()))
-            .map_err(|error| error.to_string()),
-    );
+/// Whether the services of a cluster are there, and are what the settings say. Asks all at once: those that swallow what is
+/// sent to them take [`CHECK_PATIENCE`] together.
+fn services(cluster: &Cluster) -> Vec<Finding> {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return vec![Finding::Problem(format!("a runtime cannot be started: {error}"))],
+    };
+    let Cluster { kafka: log, database, redis: channel } = cluster;
+    let (postgres, kafka, redis) =
+        runtime.block_on(async { tokio::join!(postgres(database, log), kafka(log), redis(channel)) });
+    // A name that is still being looked up has no limit of its own, and nobody waits for it.
+    runtime.shutdown_background();
+    let mut found = vec![postgres];
+    found.extend(kafka);
+    found.push(redis);
     found
 }
 
-fn postgres(cluster: &Cluster) -> Result<(&'static str, String), String> {
-    let database = Database::new(&cluster.database, STORE_CONNECTIONS_MAX).map_err(|error| error.to_string())?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
-    let found = runtime.block_on(async { tokio::time::timeout(CHECK_PATIENCE, database.find_store()).await });
-    match found {
-        Ok(Ok(_)) => Ok(("Postgres", database.place().to_owned())),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("Postgres at {} does not answer in {} s", database.place(), CHECK_PATIENCE.as_secs())),
+async fn postgres(settings: &DatabaseSettings, log: &KafkaSettings) -> Finding {
+    let database = match Database::new(settings, STORE_CONNECTIONS_MAX) {
+        Ok(database) => database,
+        Err(error) => return Finding::Problem(error.to_string()),
+    };
+    let away = |what: String| {
+        Finding::Warning(format!(
+            "{what}: a server waits for it and answers 503 until it has loaded; see that it runs, and that DATABASE_URL names it"
+        ))
+    };
+    let place = database.place();
+    let found = timeout(CHECK_PATIENCE, database.find_store()).await;
+    match found.map(|found| found.and_then(|store| store.check(log.partitions, &log.topic))) {
+        Ok(Ok(())) => Finding::Fact("Postgres", place.to_owned()),
+        Ok(Err(error @ StoreError::Away { .. })) => away(error.to_string()),
+        // No worker has been here yet; the sentence says to start one.
+        Ok(Err(error)) if error.passes() => Finding::Warning(error.to_string()),
+        Ok(Err(error)) => Finding::Problem(error.to_string()),
+        Err(_) => away(format!("Postgres at {place} does not answer in {} s", CHECK_PATIENCE.as_secs())),
     }
 }
 
-fn reach(address: &str) -> Result<(), String> {
-    let addresses = address.to_socket_addrs().map_err(|error| error.to_string())?;
-    let mut why = "it resolves to nothing".to_owned();
-    for address in addresses {
-        match std::net::TcpStream::connect_timeout(&address, Duration::from_secs(2)) {
-            Ok(_) => return Ok(()),
-            Err(error) => why = error.to_string(),
+/// Each broker, and by those that answer the topic.
+async fn kafka(settings: &KafkaSettings) -> Vec<Finding> {
+    let kafka = match Kafka::new(settings) {
+        Ok(kafka) => kafka,
+        Err(error) => return vec![Finding::Problem(format!("TLS to Kafka cannot be set up: {error}"))],
+    };
+    let brokers = join_all(settings.brokers.iter().map(|broker| reach(broker)));
+    let (reached, topic) = tokio::join!(brokers, timeout(CHECK_PATIENCE, kafka.has_topic()));
+    let are_all_away = reached.iter().all(Result::is_err);
+    let mut found: Vec<Finding> = settings.brokers.iter().zip(reached).map(|(broker, reached)| {
+        let meanwhile = if are_all_away { "writes are answered 503 until one answers" } else { "another one answers" };
+        match reached {
+            Ok(()) => Finding::Fact("Kafka", broker.clone()),
+            Err(why) => Finding::Warning(format!(
+                "the Kafka broker {broker} is away ({why}), and {meanwhile}: see that it runs, and that KAFKA_BROKERS names it"
+            )),
         }
+    }).collect();
+    let name = &settings.topic;
+    match topic {
+        Ok(Ok(true)) => found.push(Finding::Fact("topic", format!("{name}, {} partitions", settings.partitions))),
+        Ok(Ok(false)) => found.push(Finding::Warning(format!(
+            "there is no topic {name} yet: make it with Kafka's own tool, or whoever needs it first makes it with the broker's defaults"
+        ))),
+        Ok(Err(error)) if error.is_refused_login() => found.push(Finding::Problem(format!(
+            "Kafka refuses the login: check KAFKA_USERNAME, KAFKA_PASSWORD and KAFKA_SASL_MECHANISM ({error})"
+        ))),
+        Ok(Err(error @ KafkaError::PartitionCount { .. })) => found.push(Finding::Problem(error.to_string())),
+        // Said above of each of them.
+        _ if are_all_away => {}
+        Ok(Err(error)) => found.push(untold(name, &error.to_string())),
+        Err(_) => found.push(untold(name, &format!("no answer in {} s", CHECK_PATIENCE.as_secs()))),
     }
-    Err(why)
+    found
+}
+
+fn untold(topic: &str, why: &str) -> Finding {
+    Finding::Warning(format!(
+        "Kafka does not tell of the topic {topic}, and writes are answered 503 until it does: see the brokers' logs, and KAFKA_TLS and KAFKA_SASL_MECHANISM ({why})"
+    ))
+}
+
+async fn redis(settings: &RedisSettings) -> Finding {
+    let redis = match Redis::new(settings) {
+        Ok(redis) => redis,
+        Err(error) => return Finding::Problem(error.to_string()),
+    };
+    let place = redis.place();
+    let mut subscription = redis.subscription();
+    let why = match timeout(CHECK_PATIENCE, subscription.next()).await {
+        Ok(Heard::Away(why)) => why,
+        Ok(Heard::Subscribed | Heard::Message(_) | Heard::Missed) => return Finding::Fact("Redis", place),
+        Err(_) => format!("no answer in {} s", CHECK_PATIENCE.as_secs()),
+    };
+    // The words with which Redis begins such an error.
+    if ["WRONGPASS", "NOAUTH"].iter().any(|refusal| why.contains(refusal)) {
+        return Finding::Problem(format!("Redis at {place} refuses the login: check REDIS_URL ({why})"));
+    }
+    Finding::Warning(format!(
+        "Redis at {place} is away ({why}), and what others write is seen within a second instead of at once: see that it runs, and that REDIS_URL names it"
+    ))
+}
+
+async fn reach(address: &str) -> Result<(), String> {
+    match timeout(CHECK_PATIENCE, TcpStream::connect(address)).await {
+        Ok(connected) => connected.map(drop).map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer in {} s", CHECK_PATIENCE.as_secs())),
+    }
 }

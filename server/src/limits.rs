@@ -268,13 +268,19 @@ pub const HANDOVER_FRAME_BYTES_MAX: usize = 128 * 1024;
 pub const HANDOVER_DESCRIPTORS_MAX: usize = 64;
 /// A new process loads, and says so, in this time, or it is ended and the old one goes on.
 pub const HANDOVER_LOAD_PATIENCE: Duration = Duration::from_secs(120);
+/// In a cluster the new one's snapshot is as far as the old one's in this time from its start, or it says why not. Below the old one's
+/// patience, which ends without a reason.
+pub const HANDOVER_REACHED_WITHIN: Duration = Duration::from_secs(110);
+/// A new process that cannot load since Postgres is away tries for so long, then the old one goes on: a blink is waited for,
+/// and whoever asked for the upgrade hears the reason while still looking.
+pub const HANDOVER_AWAY_PATIENCE: Duration = Duration::from_secs(5);
 /// From the end of the old one's writes until the new one could serve. Then it is ended, and the old one goes on.
 pub const HANDOVER_READY_PATIENCE: Duration = Duration::from_secs(20);
 /// The new one lets all writes in so soon, or takes over without: in a cluster where nobody may write, or not to a partition.
 pub const HANDOVER_WRITING_PATIENCE: Duration = Duration::from_secs(5);
 /// The new one's snapshot reaches the positions that a connection has seen, or the connection is closed.
 pub const HANDOVER_REACH_PATIENCE: Duration = Duration::from_secs(10);
-/// `check` waits for Postgres so long.
+/// `check` waits so long for the services of a cluster, for all of them at once.
 pub const CHECK_PATIENCE: Duration = Duration::from_secs(5);
 /// A line on the command socket.
 pub const COMMAND_LINE_BYTES_MAX: u64 = 8 * 1024;
@@ -287,6 +293,11 @@ pub const PORT_RETRY_MS: u64 = 2_000;
 /// A shorter HMAC key is weaker than the hash (RFC 7518 3.2).
 pub const SECRET_BYTES_MIN: usize = 32;
 
+// A successor begins to load when it has checked itself, and its reason comes before the other side gives up.
+const _: () = assert!(
+    CHECK_PATIENCE.as_secs() + HANDOVER_AWAY_PATIENCE.as_secs() < HANDOVER_REACHED_WITHIN.as_secs()
+        && HANDOVER_REACHED_WITHIN.as_secs() < HANDOVER_LOAD_PATIENCE.as_secs()
+);
 // What a connection leaves behind fits a frame: its address, one read, and a head that had begun before it.
 const _: () = assert!(17 + READ_BUFFER_BYTES + REQUEST_HEAD_BYTES_MAX + 2 <= HANDOVER_FRAME_BYTES_MAX);
 // The largest copied answer fits the accounting of one buffer, and a turn always fits one answer that is repeated.

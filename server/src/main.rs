@@ -40,7 +40,7 @@ fn run(CommandLine { command, settings }: CommandLine) -> Result<(), Failure> {
         Command::Seed { count, from, append } => seed(&settings, &Seed { count, from, append }),
         Command::Export => export(&settings),
         Command::Upgrade { binary } => upgrade(&settings, binary.as_deref()),
-        Command::Check => todo_server::check::run(&settings),
+        Command::Check { strict } => todo_server::check::run(&settings, strict),
         Command::Token { sub, ttl } => token(&settings, &sub, ttl),
     }
 }
@@ -48,7 +48,7 @@ fn run(CommandLine { command, settings }: CommandLine) -> Result<(), Failure> {
 /// `check` logs nothing, and looks at the filter by itself: a bad one is one of several problems.
 fn start_logging(settings: &Settings, command: Option<&Command>) -> Result<(), Failure> {
     match command {
-        Some(Command::Check) => Ok(()),
+        Some(Command::Check { .. }) => Ok(()),
         _ => Ok(logging::start(&settings.log)?),
     }
 }

@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admission::Limits;
 use crate::bridge::{self, Log, Message, Ticket, ToShard, Watching, WaysBack, Writes};
+use crate::check::{self, Findings};
 use crate::clock::{self, CLOCKS, CLUSTER_CLOCKS};
 use crate::control::access_log::{self, AccessLog, AccessMetrics};
 use crate::control::backend::Backend;
@@ -52,7 +53,7 @@ use crate::startup::{
     Cores, Listeners, StartError, choose_cores, connections_per_shard, files_per_shard, given, grow_descriptor_table,
     listen, passed_by_systemd, raise_descriptor_limit,
 };
-use crate::{check, fill, sys};
+use crate::{fill, sys};
 
 /// Why the process cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -145,9 +146,14 @@ pub fn run(settings: &Settings) -> Result<(), ServeError> {
 
 fn run_behind(settings: &Settings, predecessor: &mut Option<Predecessor>) -> Result<(), ServeError> {
     if predecessor.is_some() {
-        let problems = check::find(settings, true).problems;
+        let Findings { warnings, problems, .. } = check::find(settings, true);
         if !problems.is_empty() {
             return Err(ServeError::Problems(problems.join("; ")));
+        }
+        // The process before this one serves with the same things away. Without Postgres nothing can be loaded, which
+        // `wait_until_reached` sees.
+        for warning in warnings {
+            tracing::warn!("{warning}");
         }
     }
     let cluster = settings.connections.cluster()?;
@@ -366,6 +372,7 @@ impl Process<'_> {
             let _within = runtime.enter();
             self.join(backing.services, sink, serving)
         };
+        let stored = backend.clone();
         let (watching, watchers) = Watching::new(DASHBOARD_STREAMS_MAX);
         let bridge = ways_back.with_log(&writes, &watching);
         let limits = Arc::new(self.settings.limits(shards_count, clocks.tick_ms(), predecessor.is_some()));
@@ -474,7 +481,7 @@ impl Process<'_> {
         // Said when a signal would be taken in good order. Without the control plane its own error follows below.
         if is_ready.recv().is_ok() {
             if let Some(predecessor) = &mut *predecessor {
-                predecessor.wait_until_reached(&to_shards[0])?;
+                predecessor.wait_until_reached(&to_shards[0], || stored.store_away())?;
                 predecessor.wait_until_writing(&writes);
                 if is_cluster {
                     predecessor.loaded()?;

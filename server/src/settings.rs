@@ -158,8 +158,13 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         binary: Option<PathBuf>,
     },
-    /// Read settings, data file, limits and services; print what is in force, and every problem
-    Check,
+    /// Read settings, data file, limits and services; print what is in force, every problem (exit status 1), and a
+    /// warning for whatever is away and would be waited for (exit status 0)
+    Check {
+        /// Exit with 1 for a warning too
+        #[arg(long)]
+        strict: bool,
+    },
     /// Print a token for writes, and nothing else, on standard output
     Token {
         /// Who it is for: the token's `sub`, 1 to 256 bytes

@@ -34,6 +34,14 @@ pub struct SqliteStore {
 type Job = Box<dyn FnOnce(&mut Writer) + Send>;
 
 impl SqliteStore {
+    /// Whether no other process has the data file. Changes nothing.
+    ///
+    /// # Errors
+    /// [`OpenError::Held`]; its folder or its lock cannot be looked at.
+    pub fn check_free(path: &Path) -> Result<(), OpenError> {
+        open::check_free(path)
+    }
+
     /// Opens the data file, makes it when there is none, and brings it to this version's schema. Blocks for a moment.
     /// On any error the file is as it was.
     pub fn open(path: &Path, clock: Clock) -> Result<Self, OpenError> {

@@ -51,6 +51,14 @@ pub struct Readiness {
 }
 
 impl Backend {
+    /// Why the store of a cluster does not answer; `None` while it does, and for a file.
+    pub fn store_away(&self) -> Option<String> {
+        match self {
+            Backend::Embedded { .. } => None,
+            Backend::Cluster { view, .. } => view.borrow().store_away.clone(),
+        }
+    }
+
     /// Whether the process does its work.
     pub fn readiness(&self, is_loaded: bool) -> Readiness {
         match self {

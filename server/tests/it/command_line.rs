@@ -119,6 +119,12 @@ fn check_says_what_is_in_force_and_every_problem() {
     let beside = ["check", "--http-port", &port, "--data-file", file.to_str().expect("text"), "--jwt-secret", SECRET];
     let beside = say(folder.path(), &beside);
     assert!(beside.code == Some(0) && beside.out.contains("100 todos"), "{} {}", beside.out, beside.error);
+    // One that is told elsewhere is not the one to be replaced.
+    let run_dir = folder.path().to_str().expect("text");
+    let other = ["check", "--http-port", "0", "--data-file", file.to_str().expect("text"), "--jwt-secret", SECRET];
+    let other = say(folder.path(), &[&other[..], &["--run-dir", run_dir]].concat());
+    let held = format!("is held by another process (pid {})", server.pid().as_raw_nonzero());
+    assert!(other.code == Some(1) && other.out.contains(&held), "{} {}", other.out, other.error);
 }
 
 /// Without a server there is nobody to be replaced.

@@ -2,21 +2,18 @@
 //! one serving.
 
 use std::collections::HashSet;
-use std::io::Write;
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use todo_server::control::handover::protocol::Frame;
 
-use crate::harness::{
-    Client, Options, PATIENCE, Server, Silence, Todo, binary, eventually, get, successor, with_fields,
-};
+use crate::harness::successor::{self, script};
+use crate::harness::{Client, Options, PATIENCE, Server, Silence, Todo, binary, eventually, get, with_fields};
 
 /// Connections in every state between two requests: fresh, asked before, busy enough to be read from in the busy way, with
 /// half a head, with an empty line. All are answered by the new process while the old one ends without waiting for them,
@@ -371,14 +368,4 @@ fn a_hangup_reads_limits_keys_and_log_again() {
     let (status, log) = server.stop();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(log.contains("are read again"), "{log}");
-}
-
-/// A program of the name that does what `body` says.
-fn script(folder: &Path, name: &str, body: &str) -> PathBuf {
-    let path = folder.join(name);
-    // Closed before it is run: a file that somebody writes cannot be.
-    let mut file = std::fs::File::create(&path).expect("a file");
-    writeln!(file, "#!/bin/sh\n{body}").expect("it takes it");
-    file.set_permissions(std::fs::Permissions::from_mode(0o755)).expect("its mode");
-    path
 }

@@ -17,6 +17,7 @@ mod access_log;
 #[cfg(target_os = "linux")]
 mod admission;
 mod api;
+mod away;
 mod backpressure;
 mod backup;
 mod closing;

@@ -82,6 +82,14 @@ pub enum KafkaError {
     Unreadable(String),
 }
 
+impl KafkaError {
+    /// Whether the brokers answer and refuse the login, which does not pass by itself.
+    pub fn is_refused_login(&self) -> bool {
+        // The client library hands the causes of a failed connection out as text only; this is Kafka's error 58.
+        matches!(self, Self::Away(why) if why.contains("SaslAuthenticationFailed"))
+    }
+}
+
 struct Inner {
     settings: KafkaSettings,
     tls: Option<Arc<rustls::ClientConfig>>,
@@ -125,6 +133,15 @@ impl Kafka {
         within(KAFKA_OPEN_TIMEOUT, "no connection", checked).await
     }
 
+    /// Whether the topic is there. Unlike [`check`](Self::check) it makes none. Within [`KAFKA_OPEN_TIMEOUT`].
+    ///
+    /// # Errors
+    /// The brokers do not answer, or do not let us in; the topic has another count of partitions.
+    pub async fn has_topic(&self) -> Result<bool, KafkaError> {
+        let looked = async { self.find_topic(&self.client().await?).await };
+        within(KAFKA_OPEN_TIMEOUT, "no connection", looked).await
+    }
+
     async fn client(&self) -> Result<Client, KafkaError> {
         let mut builder = ClientBuilder::new(self.0.settings.brokers.clone())
             .client_id(env!("CARGO_PKG_NAME"))
@@ -145,20 +162,24 @@ impl Kafka {
     }
 
     async fn check_topic(&self, client: &Client) -> Result<(), KafkaError> {
+        while !self.find_topic(client).await? {
+            self.create_topic(client).await?;
+            // Seen as soon as the brokers have told each other, which the caller's timeout bounds.
+            sleep(KAFKA_RETRY_PAUSE_MAX).await;
+        }
+        Ok(())
+    }
+
+    /// Whether there is the topic, with the partitions that are set.
+    async fn find_topic(&self, client: &Client) -> Result<bool, KafkaError> {
         let KafkaSettings { topic, partitions, .. } = &self.0.settings;
-        loop {
-            let topics = client.list_topics().await.map_err(|error| away(&error))?;
-            match topics.into_iter().find(|found| found.name == *topic) {
-                Some(found) if found.partitions.len() == *partitions as usize => return Ok(()),
-                Some(found) => {
-                    let found = found.partitions.len();
-                    return Err(KafkaError::PartitionCount { topic: topic.clone(), found, configured: *partitions });
-                }
-                // Seen as soon as the brokers have told each other, which the caller's timeout bounds.
-                None => {
-                    self.create_topic(client).await?;
-                    sleep(KAFKA_RETRY_PAUSE_MAX).await;
-                }
+        let topics = client.list_topics().await.map_err(|error| away(&error))?;
+        match topics.into_iter().find(|found| found.name == *topic) {
+            None => Ok(false),
+            Some(found) if found.partitions.len() == *partitions as usize => Ok(true),
+            Some(found) => {
+                let found = found.partitions.len();
+                Err(KafkaError::PartitionCount { topic: topic.clone(), found, configured: *partitions })
             }
         }
     }

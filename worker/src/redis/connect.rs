@@ -63,6 +63,11 @@ impl Redis {
         Ok(Self(Arc::new(config)))
     }
 
+    /// Host and port, without user or password.
+    pub fn place(&self) -> String {
+        self.0.server.hosts().first().map_or_else(String::new, ToString::to_string)
+    }
+
     /// Sends messages. Connects in the background, on the current runtime and for as long as that lives.
     pub fn sender(&self) -> Sender {
         Sender::new(self.connect())
@@ -161,6 +166,7 @@ mod tests {
         assert_eq!(config.password.as_deref(), Some("s cret"));
         assert_eq!(config.database, Some(3));
         assert_eq!(config.server.hosts()[0].to_string(), "host:7000");
+        assert_eq!(redis("redis://anna:secret@host:7000/3").expect("a URL").place(), "host:7000");
         let Redis(config) = redis("redis://localhost").expect("a URL");
         assert_eq!(config.server.hosts()[0].to_string(), "localhost:6379");
         assert!(config.tls.is_none());

@@ -158,41 +158,58 @@ fn real_path(path: &Path) -> Result<PathBuf, OpenError> {
     Ok(directory.join(name))
 }
 
+/// Whether [`open`] would get the lock. Holds it for a moment, shared with others who look, where there is one.
+pub(super) fn check_free(path: &Path) -> Result<(), OpenError> {
+    let path = real_path(path)?;
+    match File::open(lock_path(&path)) {
+        Ok(file) => take(file, FlockOperation::NonBlockingLockShared, &path).map(drop),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(io_error(&path, &error)),
+    }
+}
+
 fn lock(path: &Path) -> Result<Lock, OpenError> {
-    let io_error = |error: io::Error| match error.kind() {
+    let io_error = |error: io::Error| io_error(path, &error);
+    // SQLite would open a file that it must not write for reading, without a word.
+    if path.exists() {
+        OpenOptions::new().read(true).write(true).open(path).map_err(io_error)?;
+    }
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(lock_path(path));
+    let mut file = take(file.map_err(io_error)?, FlockOperation::NonBlockingLockExclusive, path)?;
+    file.set_len(0).map_err(io_error)?;
+    file.seek(SeekFrom::Start(0)).map_err(io_error)?;
+    writeln!(file, "{}", std::process::id()).map_err(io_error)?;
+    Ok(Lock { _file: file })
+}
+
+fn lock_path(path: &Path) -> PathBuf {
+    let mut lock_path = path.as_os_str().to_owned();
+    lock_path.push(".lock");
+    PathBuf::from(lock_path)
+}
+
+/// Takes the lock that `file` is; whoever has it already is named by what stands in it.
+fn take(mut file: File, how: FlockOperation, path: &Path) -> Result<File, OpenError> {
+    match flock(&file, how) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut pid = String::new();
+            // Without the number the sentence is as true.
+            let pid = file.read_to_string(&mut pid).ok().and_then(|_| pid.trim().parse().ok());
+            Err(OpenError::Held { path: path.to_owned(), pid })
+        }
+        Err(error) => Err(io_error(path, &error.into())),
+    }
+}
+
+fn io_error(path: &Path, error: &io::Error) -> OpenError {
+    match error.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => OpenError::DirectoryMissing { path: path.to_owned() },
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
             OpenError::ReadOnly { path: path.to_owned(), why: error.to_string() }
         }
         _ => OpenError::Disk { path: path.to_owned(), why: error.to_string() },
-    };
-    // SQLite would open a file that it must not write for reading, without a word.
-    if path.exists() {
-        OpenOptions::new().read(true).write(true).open(path).map_err(io_error)?;
     }
-    let mut lock_path = path.as_os_str().to_owned();
-    lock_path.push(".lock");
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(PathBuf::from(lock_path))
-        .map_err(io_error)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut pid = String::new();
-            // Without the number the sentence is as true.
-            let pid = file.read_to_string(&mut pid).ok().and_then(|_| pid.trim().parse().ok());
-            return Err(OpenError::Held { path: path.to_owned(), pid });
-        }
-        Err(error) => return Err(io_error(error.into())),
-    }
-    file.set_len(0).map_err(io_error)?;
-    file.seek(SeekFrom::Start(0)).map_err(io_error)?;
-    writeln!(file, "{}", std::process::id()).map_err(io_error)?;
-    Ok(Lock { _file: file })
 }
 
 /// Looks at the first bytes without SQLite, which would replay another program's journal into its file.

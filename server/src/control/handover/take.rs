@@ -13,7 +13,10 @@ use super::give::stand;
 use super::protocol::{Frame, Offer, Positions, ProtocolError};
 use crate::bridge::{Message, Moved, ToShard, Writes};
 use crate::counters::ShardCounters;
-use crate::limits::{HANDOVER_LOAD_PATIENCE, HANDOVER_REACH_PATIENCE, HANDOVER_WRITING_PATIENCE};
+use crate::limits::{
+    HANDOVER_AWAY_PATIENCE, HANDOVER_LOAD_PATIENCE, HANDOVER_REACH_PATIENCE, HANDOVER_REACHED_WITHIN,
+    HANDOVER_WRITING_PATIENCE,
+};
 
 /// The variable that says that standard input is a socket to the process before this one.
 pub const SUCCESSOR: &str = "TODO_SERVER_SUCCESSOR";
@@ -26,6 +29,7 @@ pub struct Predecessor {
     channel: Channel,
     offer: Offer,
     listeners: Vec<TcpListener>,
+    met_at: Instant,
 }
 
 /// Why this process does not take over.
@@ -46,8 +50,11 @@ pub enum TakeError {
         ours: String,
     },
     /// Its snapshot does not get where the other's is.
-    #[error("the snapshot is not as far as that of the process before this one, after {} s", HANDOVER_LOAD_PATIENCE.as_secs())]
+    #[error("the snapshot is not as far as that of the process before this one, after {} s", HANDOVER_REACHED_WITHIN.as_secs())]
     Behind,
+    /// There is nothing to load from.
+    #[error("the todos cannot be loaded: {0}")]
+    StoreAway(String),
 }
 
 impl Predecessor {
@@ -66,7 +73,7 @@ impl Predecessor {
         let mut channel = Channel::new(UnixStream::from(socket));
         let met = Self::hear_offer(&mut channel);
         match met {
-            Ok((offer, listeners)) => Ok(Some(Predecessor { channel, offer, listeners })),
+            Ok((offer, listeners)) => Ok(Some(Predecessor { channel, offer, listeners, met_at: Instant::now() })),
             Err(error) => {
                 // It may have gone; then nobody wants to know.
                 let _ = channel.send(&Frame::Refused(error.to_string()), &[]);
@@ -124,16 +131,28 @@ impl Predecessor {
         }
     }
 
-    /// Waits until what is served is as far as what was offered.
+    /// Waits until what is served is as far as what was offered; `store_away` says why the store does not answer.
     ///
     /// # Errors
-    /// [`TakeError::Behind`].
-    pub fn wait_until_reached(&self, to_shard: &ToShard) -> Result<(), TakeError> {
-        if wait_until_reached(&self.offer.stand, to_shard, HANDOVER_LOAD_PATIENCE) {
-            Ok(())
-        } else {
-            Err(TakeError::Behind)
+    /// [`TakeError::StoreAway`], [`TakeError::Behind`].
+    pub fn wait_until_reached(
+        &self,
+        to_shard: &ToShard,
+        store_away: impl Fn() -> Option<String>,
+    ) -> Result<(), TakeError> {
+        let begun = Instant::now();
+        while !is_reached(&self.offer.stand, to_shard) {
+            if begun.elapsed() >= HANDOVER_AWAY_PATIENCE
+                && let Some(why) = store_away()
+            {
+                return Err(TakeError::StoreAway(why));
+            }
+            if self.met_at.elapsed() >= HANDOVER_REACHED_WITHIN {
+                return Err(TakeError::Behind);
+            }
+            std::thread::sleep(LOOK_EVERY);
         }
+        Ok(())
     }
 
     /// Waits until this process lets writes in, which it does when it has seen where the store stands and has each partition
@@ -173,7 +192,7 @@ impl Predecessor {
             loop {
                 match self.channel.receive() {
                     Ok((Frame::Positions(positions), _)) => {
-                        is_reached = wait_until_reached(&positions, &to_shards[0], HANDOVER_REACH_PATIENCE);
+                        is_reached = wait_until_reached(&positions, &to_shards[0]);
                     }
                     Ok((Frame::Connection(client, input), mut sockets)) => {
                         let Some(socket) = sockets.pop() else { break Err(ProtocolError::Unreadable.into()) };
@@ -212,11 +231,10 @@ fn is_blocking(socket: &OwnedFd) -> bool {
     rustix::io::ioctl_fionbio(socket, false).is_ok()
 }
 
-fn wait_until_reached(meant: &Positions, to_shard: &ToShard, patience: Duration) -> bool {
-    let end = Instant::now() + patience;
+fn wait_until_reached(meant: &Positions, to_shard: &ToShard) -> bool {
+    let end = Instant::now() + HANDOVER_REACH_PATIENCE;
     loop {
-        let Positions { store_id, positions } = stand(to_shard);
-        if meant.are_reached_by(&store_id, &positions) {
+        if is_reached(meant, to_shard) {
             return true;
         }
         if Instant::now() >= end {
@@ -224,6 +242,11 @@ fn wait_until_reached(meant: &Positions, to_shard: &ToShard, patience: Duration)
         }
         std::thread::sleep(LOOK_EVERY);
     }
+}
+
+fn is_reached(meant: &Positions, to_shard: &ToShard) -> bool {
+    let Positions { store_id, positions } = stand(to_shard);
+    meant.are_reached_by(&store_id, &positions)
 }
 
 /// The shard with the fewest connections, those counted that are on their way to it.

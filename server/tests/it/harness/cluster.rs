@@ -148,6 +148,11 @@ impl Cluster {
         })
     }
 
+    /// Runs SQL in its database, past every program.
+    pub fn execute(&self, sql: &str) {
+        block_on(execute(self.services.database.url.reveal(), sql));
+    }
+
     /// A worker, which makes the store when there is none.
     pub fn worker(&self) -> Worker {
         let (stop, stopped) = watch::channel(false);
@@ -191,10 +196,10 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work)
 }
 
-async fn execute(url: &str, statement: &str) {
+async fn execute(url: &str, sql: &str) {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("Postgres answers");
     let connection = tokio::spawn(connection);
-    client.batch_execute(statement).await.expect("it may do so");
+    client.batch_execute(sql).await.expect("it may do so");
     drop(client);
     connection.await.expect("no panic").expect("it ends in good order");
 }
