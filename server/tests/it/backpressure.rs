@@ -162,7 +162,8 @@ fn a_client_that_takes_a_byte_a_second_is_cut_and_costs_nothing() {
                 server.metric("todo_cut_total") > f64::from(cut_before)
             });
             let had = begun.elapsed();
-            assert!(had >= Duration::from_millis(1_500), "it had {had:?} of its time");
+            // The server's clock has ticks.
+            assert!(had >= Duration::from_millis(1_450), "it had {had:?} of its time");
             let end = loop {
                 match slow.some_bytes(64 * 1024) {
                     Ok(1..) => {}
