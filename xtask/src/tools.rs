@@ -138,14 +138,24 @@ pub const FOR_CHAOS: &[Tool] = &[Tool {
 
 /// What `cargo xtask soak` needs.
 pub const FOR_SOAK: &[Tool] = &[
+    // Three, for whoever has Node.js from elsewhere cannot have Debian's npm.
     Tool {
-        name: "npm, wrk and h2load (apt)",
+        name: "npm (apt)",
         purpose: "the tutorial of docs/benchmarks.md; npx fetches autocannon",
-        present: || {
-            let installed = |program| works(&mut command("sh", &["-c", &format!("command -v {program}")]));
-            ["npx", "wrk", "h2load"].into_iter().all(installed)
-        },
-        install: || apt(&["npm", "wrk", "nghttp2-client"]),
+        present: || is_on_path("npx"),
+        install: || apt(&["npm"]),
+    },
+    Tool {
+        name: "wrk (apt)",
+        purpose: "the tutorial of docs/benchmarks.md",
+        present: || is_on_path("wrk"),
+        install: || apt(&["wrk"]),
+    },
+    Tool {
+        name: "h2load (apt)",
+        purpose: "the tutorial of docs/benchmarks.md",
+        present: || is_on_path("h2load"),
+        install: || apt(&["nghttp2-client"]),
     },
     Tool {
         name: "g++ (apt)",
@@ -208,6 +218,11 @@ pub fn install(missing: &[&Tool]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// For programs whose exit status says nothing of them.
+fn is_on_path(program: &str) -> bool {
+    works(&mut command("sh", &["-c", &format!("command -v {program}")]))
 }
 
 /// Debian's packages, by sudo unless we are root.
