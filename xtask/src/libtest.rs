@@ -44,7 +44,7 @@ impl Programs {
 
 /// Tests at once for each CPU. Most of them wait for a server's deadline and need none: with one a CPU, which is what they
 /// take by themselves, a run takes twice as long.
-const TESTS_PER_CPU: usize = 4;
+const TESTS_PER_CPU: usize = 3;
 
 /// Runs test programs and sums what they report, echoing all but the tests that passed. A command that fails without
 /// a failed test (a crash, a compile error) is an error, and so are ignored tests: there are none here.
