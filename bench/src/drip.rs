@@ -2,8 +2,8 @@
 
 use crate::clock;
 use crate::error::{Context, Error, Result};
-use crate::limits::{DRIP_BYTE_INTERVAL, DRIP_CLIENTS_MAX, SINGLE_REQUEST_TIMEOUT, SLOW_RECEIVE_BYTES};
-use crate::load::Faults;
+use crate::limits::{DRIP_BYTE_INTERVAL, DRIP_CLIENTS_MAX, SINGLE_REQUEST_TIMEOUT};
+use crate::load::{Faults, socket};
 use crate::process::child::Server;
 use crate::process::counters::metric_sum;
 use crate::process::memory::Memory;
@@ -12,7 +12,6 @@ use crate::single::SingleClient;
 use crate::writes::plan::Mix;
 use crate::writes::writer::{self, Options as WriterOptions};
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -214,11 +213,7 @@ impl Dripped {
 }
 
 fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Before the connect: the window that is offered in it depends on this.
-    socket.set_recv_buffer_size(SLOW_RECEIVE_BYTES)?;
-    socket.connect_timeout(&address.into(), SINGLE_REQUEST_TIMEOUT)?;
-    let mut client: TcpStream = socket.into();
+    let mut client = socket::open_slow(address, SINGLE_REQUEST_TIMEOUT)?;
     client.set_read_timeout(Some(LOOK_INTERVAL))?;
     client.write_all(&request::get(&address.to_string(), "/todos"))?;
     Ok(client)

@@ -666,7 +666,7 @@ mod tests {
             let line = CommandLine::parse_from(["todo-server"].iter().chain(arguments));
             line.settings.limits(shards_count, 5, is_successor)
         };
-        assert!(!limits(&[], 8, false).is_any(), "off unless set");
+        assert_eq!(limits(&[], 8, false).allowances, [None; Kind::ALL.len()], "off unless set");
         let set = ["--requests-per-second=10", "--limit-burst-seconds=3", "--connections-per-address=4"];
         let fresh = limits(&set, 2, false);
         let requests = Allowance { per_second: 10, burst: 30, at_begin: 30, begun_ms: 5, shards_count: 2 };

@@ -109,7 +109,8 @@ fn socket_tests(programs: &Programs, services: &Services, settings: &[(&str, &st
     let mut tests = command(program, &[]);
     let package = root().join("server");
     tests.current_dir(&package).env("CARGO_MANIFEST_DIR", &package).envs(settings.iter().copied());
-    // What runs over the services is the control plane's and the same in every mode.
+    // What a cluster does is the control plane's and the same in every mode. Tests elsewhere that need the services (`away`,
+    // `backup`, `transfer`) replace and restart servers, so they run in each.
     tests.args(["--skip", "cluster::"]).envs(variables(services)?);
     libtest::run(&mut tests)
 }

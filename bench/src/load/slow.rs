@@ -5,15 +5,12 @@
 
 use crate::clock;
 use crate::error::{Context, Error, Result};
-use crate::limits::{
-    SINGLE_REQUEST_TIMEOUT, SLOW_CONNECT_TIMEOUT, SLOW_READ_INTERVAL, SLOW_READERS_MAX, SLOW_RECEIVE_BYTES,
-};
+use crate::limits::{SINGLE_REQUEST_TIMEOUT, SLOW_CONNECT_TIMEOUT, SLOW_READ_INTERVAL, SLOW_READERS_MAX};
 use crate::load::exchange::{AnswerReader, KnownAnswer, Step, Traffic};
 use crate::load::{check_bounds, socket};
 use crate::process::host;
 use rustix::net::RecvFlags;
 use serde::Serialize;
-use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -185,13 +182,10 @@ impl<'o> Reading<'o> {
 
 impl Reader {
     fn open(address: &SocketAddr, timeout: Duration) -> std::io::Result<Reader> {
-        let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
-        // Before the connect: the window that is offered in it depends on this.
-        socket.set_recv_buffer_size(SLOW_RECEIVE_BYTES)?;
-        socket.connect_timeout(&(*address).into(), timeout)?;
+        let socket = socket::open_slow(*address, timeout)?;
         socket.set_nonblocking(true)?;
         Ok(Reader {
-            socket: socket.into(),
+            socket,
             reader: AnswerReader::default(),
             pending: VecDeque::new(),
             output: Vec::new(),

@@ -1,7 +1,7 @@
 //! A generator's sockets: none of these calls waits, but the first connect.
 
 use crate::error::{Context, Result};
-use crate::limits::SINGLE_REQUEST_TIMEOUT;
+use crate::limits::{SINGLE_REQUEST_TIMEOUT, SLOW_RECEIVE_BYTES};
 use crate::scan::Fault;
 use rustix::event::epoll;
 use rustix::fd::{AsFd, OwnedFd};
@@ -39,6 +39,15 @@ pub fn open(address: &SocketAddr) -> io::Result<TcpStream> {
     socket.set_nonblocking(true)?;
     reset_at_end(&socket)?;
     Ok(socket)
+}
+
+/// Connects a client that reads slowly, of whose answers little waits in its own kernel. It blocks.
+pub fn open_slow(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Before the connect: the window that is offered in it depends on this.
+    socket.set_recv_buffer_size(SLOW_RECEIVE_BYTES)?;
+    socket.connect_timeout(&address.into(), timeout)?;
+    Ok(socket.into())
 }
 
 /// Begins to connect; whether that is done already, as it often is within a host.

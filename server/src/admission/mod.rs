@@ -149,11 +149,6 @@ impl Limits {
         self.allowances[kind as usize].as_ref()
     }
 
-    /// Whether anything is limited.
-    pub fn is_any(&self) -> bool {
-        self.allowances.iter().any(Option::is_some)
-    }
-
     /// Whether an address needs to be looked at.
     pub fn is_by_address(&self) -> bool {
         [Kind::Open, Kind::Begun, Kind::Requests].into_iter().any(|kind| self.of(kind).is_some())

@@ -196,20 +196,23 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work)
 }
 
-async fn execute(url: &str, sql: &str) {
+/// Does `work` in a database, on a connection of its own.
+async fn within<T>(url: &str, work: impl AsyncFnOnce(&tokio_postgres::Client) -> T) -> T {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("Postgres answers");
     let connection = tokio::spawn(connection);
-    client.batch_execute(sql).await.expect("it may do so");
+    let done = work(&client).await;
     drop(client);
     connection.await.expect("no panic").expect("it ends in good order");
+    done
+}
+
+async fn execute(url: &str, sql: &str) {
+    within(url, async |client| client.batch_execute(sql).await.expect("it may do so")).await;
 }
 
 async fn positions(url: &str) -> Vec<u64> {
-    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.expect("Postgres answers");
-    let connection = tokio::spawn(connection);
-    let rows = client.query("SELECT base + next_offset FROM partitions ORDER BY part", &[]).await.expect("a store");
-    drop(client);
-    connection.await.expect("no panic").expect("it ends in good order");
+    let asked = "SELECT base + next_offset FROM partitions ORDER BY part";
+    let rows = within(url, async |client| client.query(asked, &[]).await.expect("a store")).await;
     rows.iter().map(|row| u64::try_from(row.get::<_, i64>(0)).expect("they grow from 0")).collect()
 }
 
